@@ -1,0 +1,147 @@
+"""The owner's end of one worker's channel, and of its claims.
+
+Owns the two descriptors, what was not taken by the kernel yet, and the decoder.  Knows neither
+tasks nor processes.  The driver's lock is around every call that writes; only the driver's thread
+reads.  Nothing here ever blocks.
+
+Claims: an eventfd in semaphore mode counts the tasks that were sent and not claimed.  The worker
+takes one from it just before it runs a task (always the oldest), the owner takes some back (always
+the newest): a read is atomic, so no task is ever claimed by both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from hookpool import _wire
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hookpool._wire import Buffer, Frame
+
+#: Whether a worker can hold more than one task: whether there is an atomic claim.
+CLAIMS = sys.platform == "linux"
+
+# Up to this size buffers are joined before they are written: one copy is cheaper than what the
+# kernel needs per buffer. Beyond it the copy costs more.
+_JOIN = 1 << 16
+# Linux takes this many buffers in one call (IOV_MAX); every system takes at least 16.
+_MOST_BUFFERS = 1024
+
+
+class Channel:
+    """See the module."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        #: The owner's end.
+        self.fd = ours.detach()
+        #: The worker's end, until `hand_over`.
+        self.worker_fd = theirs.detach()
+        #: The claims, which both sides hold.
+        self.claims = _new_claims()
+        self._decoder = _wire.Decoder()
+        #: What the kernel did not take yet, in order.
+        self._outbox: list[Buffer] = []
+        #: Nobody reads at the other end: the worker is gone or going.
+        self.deaf = False
+
+    def hand_over(self) -> None:
+        """The worker has its end: give up our copy of it."""
+        if self.worker_fd >= 0:
+            os.close(self.worker_fd)
+            self.worker_fd = -1
+
+    def close(self) -> None:
+        """Give up all descriptors."""
+        self.hand_over()
+        os.close(self.fd)
+        if self.claims is not None:
+            os.close(self.claims)
+
+    def fds(self) -> list[int]:
+        """The descriptors that a forked child of the owner must close."""
+        return [fd for fd in (self.fd, self.worker_fd, self.claims) if fd is not None and fd >= 0]
+
+    # -- writing ----------------------------------------------------------------------------
+
+    @property
+    def backed_up(self) -> bool:
+        """Whether something waits for the kernel to take it."""
+        return bool(self._outbox)
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Queue the buffers, and write as much as the kernel takes now."""
+        if not self.deaf:
+            waiting = bool(self._outbox)
+            self._outbox += buffers
+            if not waiting:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write as much as the kernel takes now."""
+        buffers = self._outbox
+        try:
+            while buffers:
+                head = buffers[:_MOST_BUFFERS]
+                if _wire.size(head) <= _JOIN:
+                    sent = os.write(self.fd, _wire.join(head))
+                else:
+                    sent = os.writev(self.fd, head)
+                buffers = _wire.after(buffers, sent)
+        except BlockingIOError:
+            pass
+        except OSError:
+            # Broken pipe or reset: the worker's death is seen by its sentinel, not here.
+            self.deaf = True
+            buffers = []
+        self._outbox = buffers
+
+    # -- claims -----------------------------------------------------------------------------
+
+    def add_claims(self, tasks: int) -> None:
+        """Let the worker claim so many more tasks.
+
+        Called before the tasks are sent: a worker that had a task and found no claim for it would
+        take it for taken back.
+        """
+        if self.claims is not None:
+            os.eventfd_write(self.claims, tasks)
+
+    def take_claims(self, tasks: int | None = None) -> int:
+        """Win up to so many claims (all that are left, when None) and return how many."""
+        won = 0
+        if self.claims is not None:
+            with contextlib.suppress(BlockingIOError):
+                while won != tasks:
+                    os.eventfd_read(self.claims)
+                    won += 1
+        return won
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def receive(self) -> tuple[list[Frame], bool]:
+        """Read once; the frames completed, and whether there may be more to read now."""
+        room = self._decoder.room()
+        try:
+            size = os.readv(self.fd, [room])
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            size = 0
+        if not size:
+            self.deaf = True
+            return [], False
+        return self._decoder.filled(size), size == len(room)
+
+
+def _new_claims() -> int | None:
+    if sys.platform != "linux":
+        return None
+    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)

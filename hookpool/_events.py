@@ -1,0 +1,197 @@
+"""The vocabulary of the scheduler: what can happen to a pool, and what can be done about it.
+
+Events are past tense, actions imperative.  All of them hold numbers only.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """Neighbouring tasks of one group: ``start <= task < stop``."""
+
+    start: int
+    stop: int
+    group: int
+
+
+class Why(Enum):
+    """Why the pool broke, or why a task failed."""
+
+    DIED = "the worker died while it ran the task"
+    LOST = "the worker died after it had started the task and before it had sent the result"
+    CANNOT_START = "no worker becomes ready"
+    TOO_MANY_DEATHS = "workers die while they run no task"
+    INITIALIZER = "the initializer raised"
+    TERMINATED = "the user terminated the workers"
+    WORKER_DIED = "a worker died and the pool was told to break then"
+
+
+# -- events -----------------------------------------------------------------------------------
+
+
+class Submitted(NamedTuple):
+    """Tasks ``start .. stop - 1`` of one group joined the end of the queue."""
+
+    start: int
+    stop: int
+    group: int
+    now: float
+
+
+class WorkerReady(NamedTuple):
+    """The worker has started, ran its initializer, and waits for tasks."""
+
+    worker: int
+    now: float
+
+
+class InitializerFailed(NamedTuple):
+    """The initializer raised in the worker."""
+
+    worker: int
+
+
+class Finished(NamedTuple):
+    """The first ``len(micros)`` tasks of the worker have finished, in so many microseconds."""
+
+    worker: int
+    micros: tuple[int, ...]
+    now: float
+
+
+class TookBack(NamedTuple):
+    """The driver won this many claims from the tail of the worker (the answer to `TakeBack`)."""
+
+    worker: int
+    tasks: int
+    now: float
+
+
+class Dropped(NamedTuple):
+    """The worker found this many tasks no longer its own, and has forgotten them."""
+
+    worker: int
+    tasks: int
+    now: float
+
+
+class WorkerExited(NamedTuple):
+    """The process has ended; `unclaimed` of the tasks it held it had not claimed."""
+
+    worker: int
+    unclaimed: int
+    now: float
+
+
+class CancelAsked(NamedTuple):
+    """Somebody wants this unfinished task not to run."""
+
+    task: int
+    now: float
+
+
+class ShutdownAsked(NamedTuple):
+    """No task will be submitted any more; with `cancel`, those not claimed shall not run."""
+
+    cancel: bool
+    now: float
+
+
+class TerminateAsked(NamedTuple):
+    """Stop everything at once."""
+
+
+class Resized(NamedTuple):
+    """The pool shall have this many workers."""
+
+    max_workers: int
+    now: float
+
+
+class Tick(NamedTuple):
+    """The moment asked for by `WakeAt` has come."""
+
+    now: float
+
+
+Event = (
+    Submitted
+    | WorkerReady
+    | InitializerFailed
+    | Finished
+    | TookBack
+    | Dropped
+    | WorkerExited
+    | CancelAsked
+    | ShutdownAsked
+    | TerminateAsked
+    | Resized
+    | Tick
+)
+
+
+# -- actions ----------------------------------------------------------------------------------
+
+
+class Launch(NamedTuple):
+    """Start a worker under this number."""
+
+    worker: int
+
+
+class Send(NamedTuple):
+    """Send these tasks to the worker, in this order."""
+
+    worker: int
+    spans: tuple[Span, ...]
+
+
+class TakeBack(NamedTuple):
+    """Try to win the claims of the worker's last so many tasks; answer with `TookBack`."""
+
+    worker: int
+    tasks: int
+
+
+class Retire(NamedTuple):
+    """Tell the worker to exit when it has done what it holds."""
+
+    worker: int
+
+
+class Fail(NamedTuple):
+    """These tasks will never give a result; `worker` had them."""
+
+    span: Span
+    worker: int
+    why: Why
+
+
+class Cancel(NamedTuple):
+    """These tasks will not run: nobody had started them."""
+
+    span: Span
+
+
+class WakeAt(NamedTuple):
+    """Send a `Tick` at this moment (an earlier one already asked for stays)."""
+
+    when: float
+
+
+class Break(NamedTuple):
+    """Fail every unfinished task, kill every worker."""
+
+    why: Why
+    worker: int
+    deaths: int
+
+
+class Done(NamedTuple):
+    """The pool has ended: no worker is left."""
+
+
+Action = Launch | Send | TakeBack | Retire | Fail | Cancel | WakeAt | Break | Done

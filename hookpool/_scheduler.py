@@ -1,0 +1,668 @@
+"""The pure state machine of the pool: every decision, and nothing but decisions.
+
+`Scheduler.handle(event)` takes what has happened (past tense) and returns what is to be done
+(imperative).  It holds integers only: no clock (events carry ``now``), thread, pipe, process,
+pickle or user object.  The driver feeds it, under one lock, and carries its actions out.
+
+Theory of operation
+-------------------
+*Tasks* are numbered in the order of submission.  They stand in *spans* of neighbours that share a
+*group* (one group per function, since durations are estimated per function), so that a map of a
+million items costs a handful of entries here.  A task is in exactly one place: in the *queue*, or
+*sent* to one worker.  A worker runs what it was sent strictly in order, so "the first n of worker
+w have finished" names the tasks.
+
+*Sent is not started.*  A worker claims each task, atomically, just before it runs it.  The owner
+can therefore take back the tail of what it sent: `TakeBack` asks the driver to try, `TookBack`
+says how many it won.  The worker notices when its next claim fails; it then drops everything it
+still holds and says so (`Dropped`).  Between `TookBack` and the matching `Dropped` nothing is sent
+to that worker, or a fresh task's claim could be spent on a stale one.  Where the platform has no
+such claim (`Config.claims` false), a worker holds one task at a time.
+
+States of a worker, and what moves it::
+
+    STARTING --WorkerReady--> READY --(Retire)--> RETIRING --WorkerExited--> gone
+        |                       |                     |
+        +-------- WorkerExited at any moment ---------+----> gone; what it had claimed fails,
+                                                             the rest goes back to the queue
+
+States of the pool::
+
+    OPEN --ShutdownAsked--> CLOSING --(all work done, all workers gone)--> DONE
+      |                        |
+      +------ a Break ---------+--> BROKEN --(all workers gone)--> DONE
+
+Invariants, asserted by `check`:
+
+ 1. A task is in at most one place, and spans do not overlap.
+ 2. `_queued` counts the tasks in the queue that are not cancelled.
+ 3. Without claims a worker holds at most one task.
+ 4. Workers that are not RETIRING number at most `max_workers`.
+ 5. A worker is given at most `max_tasks_per_child` tasks over its life.
+ 6. Only READY and RETIRING workers hold tasks.
+ 7. Work in the queue has somebody to do it: a worker that starts, that has work (and will report)
+    or that is dropping; or the pool is DONE or BROKEN, and then the queue is empty.
+ 8. A BROKEN or DONE pool holds no task; a DONE pool holds no worker.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hookpool._events import (
+    Break,
+    Cancel,
+    CancelAsked,
+    Done,
+    Dropped,
+    Fail,
+    Finished,
+    InitializerFailed,
+    Launch,
+    Resized,
+    Retire,
+    Send,
+    ShutdownAsked,
+    Span,
+    Submitted,
+    TakeBack,
+    TerminateAsked,
+    Tick,
+    TookBack,
+    WakeAt,
+    Why,
+    WorkerExited,
+    WorkerReady,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hookpool._events import Action, Event
+
+# How much work a worker is sent ahead, in seconds.  More saves wake-ups of the owner for tiny
+# tasks; less keeps cancel() and take-backs cheap, and results of a map even.  A wake-up costs some
+# 50 us, so two milliseconds make it a few per cent.
+AHEAD_SECONDS = 0.002
+# The most tasks in one message, whatever their estimate: bounds what one flush can delay.
+MOST_AHEAD = 1000
+# A worker that has shown no progress for this long has its tail taken back when another is idle.
+# Shorter would move tasks that were about to start; longer leaves a core idle.
+STEAL_SECONDS = 0.001
+# Weight of the newest measurement in a group's estimate: high, since the first calls of a function
+# (imports, caches) are often slower than all others.
+NEWEST = 0.4
+# Workers that end, one after the other, before any becomes ready: then the pool cannot work.
+START_TRIES = 3
+# Deaths outside any task within DEATH_SECONDS that break the pool.  Deaths while a task runs never
+# count: a thousand killer tasks are a thousand single failures.
+DEATHS = 5
+DEATH_SECONDS = 10.0
+
+
+class Config(NamedTuple):
+    """What the user chose, and what the platform offers."""
+
+    max_workers: int
+    max_tasks_per_child: int | None = None
+    idle_timeout: float | None = None
+    claims: bool = True
+    break_on_death: bool = False
+    all_at_once: bool = False
+
+
+class Phase(Enum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RETIRING = "retiring"
+
+
+class Pool(Enum):
+    """Where the pool is in its life."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    BROKEN = "broken"
+    DONE = "done"
+
+
+class _Worker:
+    __slots__ = ("dropping", "given", "held", "phase", "sent", "since")
+
+    def __init__(self, now: float) -> None:
+        #: Where it is in its life.
+        self.phase = Phase.STARTING
+        #: What it was sent and has not finished, in the order it runs them.
+        self.sent: deque[Span] = deque()
+        #: The number of tasks in `sent`.
+        self.held = 0
+        #: How many tasks it was ever given, those taken back not counted.
+        self.given = 0
+        #: Tasks taken back from it that it has not dropped yet: no sends until this is zero.
+        self.dropping = 0
+        #: When it last made progress: became idle, got work while idle, or finished a task.
+        self.since = now
+
+
+class Scheduler:
+    """See the module.  Not thread-safe: the driver's lock is around every call."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        #: What every worker together may number.
+        self._max_workers = config.max_workers
+        #: Tasks nobody has, oldest first; may hold cancelled ones.
+        self._queue: deque[Span] = deque()
+        #: Tasks in the queue that shall be passed over.
+        self._cancelled: set[int] = set()
+        #: Tasks with a worker that somebody wants back, while `TookBack` is awaited.
+        self._asked: dict[int, int] = {}
+        #: The number of tasks in the queue that are not cancelled.
+        self._queued = 0
+        #: The living workers, by number.
+        self._workers: dict[int, _Worker] = {}
+        #: The number the next worker gets: they are never used twice.
+        self._next_worker = 0
+        #: Seconds per task, by group; a group not measured yet is not in here.
+        self._estimates: dict[int, float] = {}
+        #: Workers that ended before they were ready, since one last became ready.
+        self._failed_starts = 0
+        #: When workers died outside any task, the last few.
+        self._deaths: deque[float] = deque(maxlen=DEATHS)
+        #: Where the pool is in its life.
+        self.state = Pool.OPEN
+        #: Whether tasks that nobody claimed shall be cancelled (shutdown asked for it).
+        self._cancelling = False
+        self._actions: list[Action] = []
+
+    # -- what others may ask ----------------------------------------------------------------
+
+    def handle(self, event: Event) -> list[Action]:
+        """Take note of what happened and say what to do, in this order."""
+        actions: list[Action] = []
+        self._actions = actions
+        _HANDLERS[type(event)](self, event)
+        self._settle()
+        return actions
+
+    def is_running(self, task: int) -> bool:
+        """Whether a worker has, as far as is known, claimed the task."""
+        return self.runner(task) >= 0
+
+    def runner(self, task: int) -> int:
+        """The worker that has the task at its head, or -1."""
+        for number, worker in self._workers.items():
+            if worker.sent and worker.sent[0].start == task:
+                return number
+        return -1
+
+    def forget_group(self, group: int) -> None:
+        """The function of this group is gone: its estimate is of no use any more."""
+        self._estimates.pop(group, None)
+
+    # -- events -----------------------------------------------------------------------------
+
+    def _submitted(self, event: Submitted) -> None:
+        start, stop, group, now = event
+        if self.state is not Pool.OPEN:
+            self._actions.append(Cancel(Span(start, stop, group)))
+            return
+        queue = self._queue
+        if queue and queue[-1].stop == start and queue[-1].group == group:
+            queue[-1] = Span(queue[-1].start, stop, group)
+        else:
+            queue.append(Span(start, stop, group))
+        self._queued += stop - start
+        self._assign(now)
+
+    def _worker_ready(self, event: WorkerReady) -> None:
+        worker = self._workers.get(event.worker)
+        self._failed_starts = 0
+        if worker is None or worker.phase is not Phase.STARTING:
+            return
+        worker.phase = Phase.READY
+        worker.since = event.now
+        self._assign(event.now)
+
+    def _initializer_failed(self, event: InitializerFailed) -> None:
+        self._break(Why.INITIALIZER, event.worker, 1)
+
+    def _finished(self, event: Finished) -> None:
+        worker = self._workers.get(event.worker)
+        if worker is None or self.state is Pool.BROKEN:
+            return
+        done, micros = 0, event.micros
+        while done < len(micros):
+            span = worker.sent.popleft()
+            here = min(span.stop - span.start, len(micros) - done)
+            self._measure(span.group, sum(islice(micros, done, done + here)) / here * 1e-6)
+            if span.start + here < span.stop:
+                worker.sent.appendleft(Span(span.start + here, span.stop, span.group))
+            done += here
+        worker.held -= done
+        worker.since = event.now
+        self._assign(event.now)
+
+    def _took_back(self, event: TookBack) -> None:
+        worker = self._workers.get(event.worker)
+        if worker is None:
+            return
+        worker.held -= event.tasks
+        worker.given -= event.tasks
+        worker.dropping += event.tasks
+        self._give_back(_cut_tail(worker.sent, event.tasks))
+        self._forget_asked(event.worker)
+        if self._cancelling:
+            self._cancel_queue()
+        self._assign(event.now)
+
+    def _dropped(self, event: Dropped) -> None:
+        worker = self._workers.get(event.worker)
+        if worker is None:
+            return
+        worker.dropping -= event.tasks
+        worker.since = event.now
+        self._assign(event.now)
+
+    def _worker_exited(self, event: WorkerExited) -> None:
+        worker = self._workers.pop(event.worker, None)
+        if worker is None or self.state is Pool.BROKEN:
+            return
+        self._give_back(_cut_tail(worker.sent, min(event.unclaimed, worker.held)))
+        self._forget_asked(event.worker)
+        was_running = bool(worker.sent)
+        self._fail_claimed(event.worker, worker)
+        if was_running or worker.phase is not Phase.RETIRING:
+            self._note_death(event, worker, was_running)
+        if self._cancelling:
+            self._cancel_queue()
+        self._assign(event.now)
+
+    def _cancel_asked(self, event: CancelAsked) -> None:
+        task = event.task
+        for number, worker in self._workers.items():
+            behind = 0
+            for span in reversed(worker.sent):
+                if span.start <= task < span.stop:
+                    # Claims have no names: winning this one means winning all behind it as well.
+                    # Those come back to the queue and go elsewhere.
+                    self._asked[task] = number
+                    self._actions.append(TakeBack(number, behind + span.stop - task))
+                    return
+                behind += span.stop - span.start
+        if task not in self._cancelled:
+            self._cancelled.add(task)
+            self._queued -= 1
+            self._actions.append(Cancel(Span(task, task + 1, 0)))
+        self._assign(event.now)
+
+    def _forget_asked(self, number: int) -> None:
+        for task in [task for task, worker in self._asked.items() if worker == number]:
+            del self._asked[task]
+
+    def _shutdown_asked(self, event: ShutdownAsked) -> None:
+        if self.state is Pool.OPEN:
+            self.state = Pool.CLOSING
+        if event.cancel and self.state is Pool.CLOSING:
+            self._cancelling = True
+            self._cancel_queue()
+            for number, worker in self._workers.items():
+                if self.config.claims and worker.held > 1 and not worker.dropping:
+                    self._actions.append(TakeBack(number, worker.held - 1))
+        self._assign(event.now)
+
+    def _terminate_asked(self, event: TerminateAsked) -> None:
+        if self.state in (Pool.OPEN, Pool.CLOSING):
+            self._break(Why.TERMINATED, -1, 0)
+
+    def _resized(self, event: Resized) -> None:
+        self._max_workers = event.max_workers
+        self._assign(event.now)
+
+    def _tick(self, event: Tick) -> None:
+        self._assign(event.now)
+
+    # -- decisions --------------------------------------------------------------------------
+
+    def _assign(self, now: float) -> None:
+        """Give queued work to those who should have it, then see who is too many or missing."""
+        if self.state in (Pool.BROKEN, Pool.DONE):
+            return
+        if self._queued:
+            self._feed_idle(now)
+        else:
+            self._queue.clear()  # nothing but cancelled tasks
+            self._cancelled.clear()
+        self._retire_spent()
+        self._shrink()
+        if self._queued or self.config.all_at_once:
+            self._launch(now)
+        if self._queued and self.config.claims:
+            self._feed_ahead(now)
+        if not self._queued and self.config.claims:
+            self._steal(now)
+        self._let_idle_go(now)
+
+    def _feed_idle(self, now: float) -> None:
+        """Share the queue among the idle, so that no worker gets two where another gets none."""
+        idle = [item for item in self._able() if not item[1].held]
+        for others, (number, worker) in zip(range(len(idle) - 1, -1, -1), idle, strict=True):
+            share = -(-self._queued // (others + 1))
+            estimate = self._estimates.get(self._queue[0].group)
+            most = 1 if estimate is None or not self.config.claims else _worth(estimate)
+            self._send(number, worker, self._take(min(share, most, self._left(worker))), now)
+            if not self._queued:
+                return
+
+    def _feed_ahead(self, now: float) -> None:
+        """Send busy workers more, lest they wait while the owner learns that they are through."""
+        for number, worker in sorted(self._able(), key=_held):
+            # What is meant for workers that start stays here, or they would have to steal it.
+            spare = self._queued - self._starting()
+            if spare <= 0:
+                return
+            count = min(self._ahead(worker), spare, self._left(worker))
+            if count > 0:
+                self._send(number, worker, self._take(count), now)
+
+    def _ahead(self, worker: _Worker) -> int:
+        """How many more tasks this busy worker should hold."""
+        share = -(-self._queued // len(self._workers))
+        load = sum(
+            (span.stop - span.start) * self._estimates.get(span.group, AHEAD_SECONDS)
+            for span in worker.sent
+        )
+        # Refilling at half keeps it busy while the message travels, and the messages large.
+        if worker.held > 1 and load * 2 > AHEAD_SECONDS:
+            return 0
+        estimate = self._estimates.get(self._queue[0].group, AHEAD_SECONDS)
+        # Whatever the estimate, one runs and one waits: a wait can be taken back.
+        return min(share, max(2 - worker.held, _worth(estimate, AHEAD_SECONDS - load)))
+
+    def _able(self) -> list[tuple[int, _Worker]]:
+        """The workers that may be sent tasks."""
+        return [
+            (number, worker)
+            for number, worker in self._workers.items()
+            if worker.phase is Phase.READY and not worker.dropping and self._left(worker)
+        ]
+
+    def _left(self, worker: _Worker) -> int:
+        """How many tasks the worker may still be given in its life."""
+        most = self.config.max_tasks_per_child
+        return MOST_AHEAD if most is None else most - worker.given
+
+    def _starting(self) -> int:
+        return sum(worker.phase is Phase.STARTING for worker in self._workers.values())
+
+    def _take(self, count: int) -> tuple[Span, ...]:
+        """Up to `count` tasks from the front of the queue, all of one group, none cancelled."""
+        taken: list[Span] = []
+        queue = self._queue
+        while count > 0 and queue:
+            span = queue.popleft()
+            if taken and span.group != taken[0].group:
+                queue.appendleft(span)
+                break
+            stop = min(span.stop, span.start + count)
+            if stop < span.stop:
+                queue.appendleft(Span(stop, span.stop, span.group))
+            for part in self._without_cancelled(Span(span.start, stop, span.group)):
+                taken.append(part)
+                count -= part.stop - part.start
+        self._queued -= sum(span.stop - span.start for span in taken)
+        return tuple(taken)
+
+    def _without_cancelled(self, span: Span) -> list[Span]:
+        gone = self._cancelled
+        if not gone:
+            return [span]
+        parts, start = [], span.start
+        for task in range(span.start, span.stop):
+            if task in gone:
+                gone.discard(task)
+                if start < task:
+                    parts.append(Span(start, task, span.group))
+                start = task + 1
+        if start < span.stop:
+            parts.append(Span(start, span.stop, span.group))
+        return parts
+
+    def _send(self, number: int, worker: _Worker, spans: tuple[Span, ...], now: float) -> None:
+        if not spans:
+            return
+        if not worker.held:
+            worker.since = now
+        count = sum(span.stop - span.start for span in spans)
+        worker.sent.extend(spans)
+        worker.held += count
+        worker.given += count
+        self._actions.append(Send(number, spans))
+
+    def _retire_spent(self) -> None:
+        """Workers that have had their share of tasks go once they are through."""
+        most = self.config.max_tasks_per_child
+        if most is None:
+            return
+        for number, worker in self._workers.items():
+            if worker.phase is Phase.READY and worker.given >= most and not worker.held:
+                self._retire(number, worker)
+
+    def _shrink(self) -> None:
+        """After a resize: idle workers beyond the wanted number go."""
+        surplus = self._active() - self._max_workers
+        for number, worker in reversed(list(self._workers.items())):
+            if surplus <= 0:
+                return
+            if worker.phase is not Phase.RETIRING and not worker.held:
+                self._retire(number, worker)
+                surplus -= 1
+
+    def _retire(self, number: int, worker: _Worker) -> None:
+        worker.phase = Phase.RETIRING
+        self._actions.append(Retire(number))
+
+    def _active(self) -> int:
+        return sum(worker.phase is not Phase.RETIRING for worker in self._workers.values())
+
+    def _launch(self, now: float) -> None:
+        """Start workers for queued tasks that no starting worker is meant for."""
+        room = self._max_workers - self._active()
+        if self.config.all_at_once and self.state is Pool.OPEN:
+            wanted = room
+        else:
+            wanted = min(room, self._queued - self._starting())
+        for _ in range(wanted):
+            self._workers[self._next_worker] = _Worker(now)
+            self._actions.append(Launch(self._next_worker))
+            self._next_worker += 1
+
+    def _steal(self, now: float) -> None:
+        """Take back the tail of a worker that is stuck in a long task while another is idle."""
+        if not any(
+            worker.phase is Phase.READY and not worker.held and not worker.dropping
+            for worker in self._workers.values()
+        ):
+            return
+        victims = [
+            (number, worker)
+            for number, worker in self._workers.items()
+            if worker.held > 1 and not worker.dropping
+        ]
+        if not victims:
+            return
+        number, victim = max(victims, key=_held)
+        if now - victim.since >= STEAL_SECONDS:
+            self._actions.append(TakeBack(number, (victim.held) // 2))
+            # Should nothing be won (all claimed meanwhile), the next try is not at once.
+            victim.since = now
+        else:
+            self._actions.append(WakeAt(victim.since + STEAL_SECONDS))
+
+    def _let_idle_go(self, now: float) -> None:
+        """Workers without work for longer than the idle timeout leave; all of them on closing."""
+        # Work sent ahead to others may come back, and would then need a worker.
+        closing = (
+            self.state is Pool.CLOSING
+            and not self._queued
+            and not any(worker.held > 1 for worker in self._workers.values())
+        )
+        timeout = self.config.idle_timeout
+        if self.state is Pool.OPEN and timeout is None:
+            return
+        for number, worker in self._workers.items():
+            if worker.phase is Phase.RETIRING or worker.held or worker.dropping:
+                continue
+            if closing:
+                self._retire(number, worker)
+            elif timeout is not None and worker.phase is Phase.READY and not self._queued:
+                if now - worker.since >= timeout:
+                    self._retire(number, worker)
+                else:
+                    self._actions.append(WakeAt(worker.since + timeout))
+
+    def _measure(self, group: int, seconds: float) -> None:
+        old = self._estimates.get(group)
+        self._estimates[group] = seconds if old is None else old + NEWEST * (seconds - old)
+
+    # -- failures ---------------------------------------------------------------------------
+
+    def _give_back(self, spans: list[Span]) -> None:
+        """Put tasks that nobody started at the front of the queue again (`spans` in order)."""
+        for span in reversed(spans):
+            for task in range(span.start, span.stop) if self._asked else ():
+                if task in self._asked:
+                    self._cancelled.add(task)
+                    self._queued -= 1
+                    self._actions.append(Cancel(Span(task, task + 1, span.group)))
+            self._queued += span.stop - span.start
+            front = self._queue[0] if self._queue else None
+            if front is not None and span.stop == front.start and span.group == front.group:
+                self._queue[0] = Span(span.start, front.stop, span.group)
+            else:
+                self._queue.appendleft(span)
+
+    def _fail_claimed(self, number: int, worker: _Worker) -> None:
+        """The last task claimed is the one it ran; those before had finished, unheard."""
+        for at, span in enumerate(worker.sent):
+            last = at == len(worker.sent) - 1
+            lost = Span(span.start, span.stop - 1 if last else span.stop, span.group)
+            if lost.start < lost.stop:
+                self._actions.append(Fail(lost, number, Why.LOST))
+            if last:
+                self._actions.append(
+                    Fail(Span(span.stop - 1, span.stop, span.group), number, Why.DIED)
+                )
+
+    def _note_death(self, event: WorkerExited, worker: _Worker, was_running: bool) -> None:
+        if self.config.break_on_death:
+            self._break(Why.WORKER_DIED, event.worker, 1)
+        elif was_running:
+            return
+        elif worker.phase is Phase.STARTING:
+            self._failed_starts += 1
+            if self._failed_starts >= START_TRIES:
+                self._break(Why.CANNOT_START, event.worker, self._failed_starts)
+        else:
+            self._deaths.append(event.now)
+            if len(self._deaths) == DEATHS and event.now - self._deaths[0] <= DEATH_SECONDS:
+                self._break(Why.TOO_MANY_DEATHS, event.worker, DEATHS)
+
+    def _break(self, why: Why, worker: int, deaths: int) -> None:
+        if self.state in (Pool.BROKEN, Pool.DONE):
+            return
+        self.state = Pool.BROKEN
+        self._queue.clear()
+        self._cancelled.clear()
+        self._asked.clear()
+        self._queued = 0
+        for each in self._workers.values():
+            each.sent.clear()
+            each.held = 0
+        self._actions.append(Break(why, worker, deaths))
+
+    def _cancel_queue(self) -> None:
+        for span in self._queue:
+            for part in self._without_cancelled(span):
+                self._actions.append(Cancel(part))
+        self._queue.clear()
+        self._cancelled.clear()
+        self._queued = 0
+
+    def _settle(self) -> None:
+        """The pool has ended when it takes no work any more and the last worker is gone."""
+        ending = self.state is Pool.BROKEN or (self.state is Pool.CLOSING and not self._queued)
+        if ending and not self._workers:
+            self.state = Pool.DONE
+            self._actions.append(Done())
+
+    # -- invariants -------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert the invariants in the module's docstring.  For tests."""
+        places = [*self._queue, *(s for w in self._workers.values() for s in w.sent)]
+        tasks = [task for span in places for task in range(span.start, span.stop)]
+        assert len(tasks) == len(set(tasks)), f"1: {sorted(tasks)}"
+        assert all(span.start < span.stop for span in places), "1"
+        queued = [t for s in self._queue for t in range(s.start, s.stop)]
+        assert self._queued == len(set(queued) - self._cancelled), "2"
+        for worker in self._workers.values():
+            assert worker.held == sum(s.stop - s.start for s in worker.sent), "1"
+            assert self.config.claims or worker.held <= 1, "3"
+            assert worker.dropping >= 0, "1"
+            most = self.config.max_tasks_per_child
+            assert most is None or worker.given <= most, "5"
+            assert worker.phase is not Phase.STARTING or not worker.held, "6"
+        if self.state in (Pool.BROKEN, Pool.DONE):
+            assert not tasks, "8"
+            assert self.state is not Pool.DONE or not self._workers, "8"
+        elif self._queued:
+            assert any(
+                w.phase is Phase.STARTING or w.held or w.dropping for w in self._workers.values()
+            ), "7"
+
+
+def _held(item: tuple[int, _Worker]) -> int:
+    return item[1].held
+
+
+def _worth(estimate: float, seconds: float = AHEAD_SECONDS) -> int:
+    """How many tasks of this estimate fill so many seconds: at least one."""
+    if estimate * MOST_AHEAD <= seconds:
+        return MOST_AHEAD
+    return max(1, int(seconds / estimate))
+
+
+def _cut_tail(sent: deque[Span], count: int) -> list[Span]:
+    """Remove the last `count` tasks and return them, in order."""
+    cut: list[Span] = []
+    while count > 0:
+        span = sent.pop()
+        here = min(count, span.stop - span.start)
+        if span.stop - here > span.start:
+            sent.append(Span(span.start, span.stop - here, span.group))
+        cut.append(Span(span.stop - here, span.stop, span.group))
+        count -= here
+    cut.reverse()
+    return cut
+
+
+_HANDLERS: dict[type, Callable[[Scheduler, Any], None]] = {
+    Submitted: Scheduler._submitted,
+    WorkerReady: Scheduler._worker_ready,
+    InitializerFailed: Scheduler._initializer_failed,
+    Finished: Scheduler._finished,
+    TookBack: Scheduler._took_back,
+    Dropped: Scheduler._dropped,
+    WorkerExited: Scheduler._worker_exited,
+    CancelAsked: Scheduler._cancel_asked,
+    ShutdownAsked: Scheduler._shutdown_asked,
+    TerminateAsked: Scheduler._terminate_asked,
+    Resized: Scheduler._resized,
+    Tick: Scheduler._tick,
+}

@@ -1,0 +1,254 @@
+"""Every exception hookpool raises, and its text.
+
+::
+
+    HookPoolError                       mixin: which task, and whether it may have run
+    ├── CannotPickle                    pickle.PicklingError
+    │   ├── CannotPickleType            ... and TypeError
+    │   ├── CannotPickleAttribute       ... and AttributeError
+    │   └── CannotPickleRecursion       ... and RecursionError
+    ├── CannotUnpickle                  BrokenProcessPool, pickle.UnpicklingError
+    ├── WorkerDied                      BrokenProcessPool
+    ├── ResultLost                      BrokenProcessPool
+    ├── InitializerFailed               BrokenProcessPool
+    ├── WorkerCannotStart               BrokenProcessPool
+    ├── TooManyDeaths                   BrokenProcessPool
+    ├── PoolTerminated                  BrokenProcessPool
+    ├── ForkedPool                      RuntimeError
+    ├── NestedTooDeep                   RuntimeError
+    └── InternalError                   RuntimeError
+    RemoteTraceback                     the ``__cause__`` of what a task raised
+
+Each class inherits from what the standard library raises in the same place, so that code written
+for `ProcessPoolExecutor` catches it.  A message says what happened, to what, and what to do, in
+that order; the facts are attributes too.  Facts are keyword-only and live in ``__dict__``, which
+`BaseException.__reduce__` carries: every class survives pickling (a test does all of them).
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import signal
+from concurrent.futures.process import BrokenProcessPool
+
+__all__ = [
+    "CannotPickle",
+    "CannotPickleAttribute",
+    "CannotPickleRecursion",
+    "CannotPickleType",
+    "CannotUnpickle",
+    "ForkedPool",
+    "HookPoolError",
+    "InitializerFailed",
+    "InternalError",
+    "NestedTooDeep",
+    "PoolTerminated",
+    "RemoteTraceback",
+    "ResultLost",
+    "TooManyDeaths",
+    "WorkerCannotStart",
+    "WorkerDied",
+]
+
+
+class HookPoolError(Exception):
+    """What all errors of hookpool share.
+
+    Attributes:
+        task: a description of the task that failed, or None where no task was concerned.
+        may_have_run: False when the task certainly had not started; True when it may have run,
+            in part or whole, so that running it again is the caller's decision.
+    """
+
+    def __init__(
+        self, message: str = "", *, task: str | None = None, may_have_run: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.task = task
+        self.may_have_run = may_have_run
+
+
+class CannotPickle(HookPoolError, pickle.PicklingError):
+    """Something could not be pickled; the message names the path to it and a cure."""
+
+
+class CannotPickleType(CannotPickle, TypeError):
+    """As CPython up to 3.13 raises for an object whose type refuses to be pickled."""
+
+
+class CannotPickleAttribute(CannotPickle, AttributeError):
+    """As CPython up to 3.13 raises for an object that cannot be found by its name."""
+
+
+class CannotPickleRecursion(CannotPickle, RecursionError):
+    """The object is nested more deeply than the recursion limit lets a pickler follow."""
+
+
+def cannot_pickle(message: str, error: BaseException) -> CannotPickle:
+    """The CannotPickle that is also an instance of what `error` is, as far as users catch it."""
+    for kind, cls in (
+        (RecursionError, CannotPickleRecursion),
+        (AttributeError, CannotPickleAttribute),
+        (TypeError, CannotPickleType),
+    ):
+        if isinstance(error, kind):
+            return cls(message)
+    return CannotPickle(message)
+
+
+class CannotUnpickle(HookPoolError, BrokenProcessPool, pickle.UnpicklingError):
+    """A task's arguments could not be rebuilt in the worker, or its result in the caller.
+
+    Only that task fails.  The class is a `BrokenProcessPool` because that is what the standard
+    executor raises here (it loses the whole pool).
+    """
+
+
+class WorkerDied(HookPoolError, BrokenProcessPool):
+    """The worker that ran this task died.
+
+    Attributes:
+        pid: process id of the worker.
+        exitcode: as `multiprocessing.Process.exitcode`: negative for a signal, None if unknown.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        task: str | None = None,
+        may_have_run: bool = True,
+        pid: int | None = None,
+        exitcode: int | None = None,
+    ) -> None:
+        super().__init__(message, task=task, may_have_run=may_have_run)
+        self.pid = pid
+        self.exitcode = exitcode
+
+
+class ResultLost(WorkerDied):
+    """The task had been started, but its worker died before the result had left it."""
+
+
+class InitializerFailed(HookPoolError, BrokenProcessPool):
+    """The initializer raised in a worker, so that no worker can be had; see ``__cause__``."""
+
+
+class WorkerCannotStart(HookPoolError, BrokenProcessPool):
+    """Workers end before they are ready to take a task."""
+
+
+class TooManyDeaths(HookPoolError, BrokenProcessPool):
+    """Workers keep dying while they run no task, so that a new one would only die as well."""
+
+
+class PoolTerminated(HookPoolError, BrokenProcessPool):
+    """The pool was told to terminate or kill its workers while this task was not finished."""
+
+
+class ForkedPool(HookPoolError, RuntimeError):
+    """A forked child tried to use its parent's pool."""
+
+
+class NestedTooDeep(HookPoolError, RuntimeError):
+    """A pool inside a pool inside a pool ...: most likely a fork bomb."""
+
+
+class InternalError(HookPoolError, RuntimeError):
+    """An invariant of hookpool is broken.  Please report it, with this text."""
+
+
+class RemoteTraceback(Exception):
+    """The traceback in the worker, as text: the ``__cause__`` of an exception a task raised."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """``exited with code 3``, ``was killed by SIGKILL (perhaps out of memory)`` and so on."""
+    if exitcode is None:
+        return "ended in an unknown way"
+    if exitcode >= 0:
+        return f"exited with code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    hint = " (perhaps by the system, out of memory)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def worker_died(
+    task: str, pid: int | None, exitcode: int | None, *, running: bool, phase: str = "running"
+) -> WorkerDied:
+    """The error of a task that was with a worker when it died; `running` is the one it ran."""
+    what = describe_exit(exitcode)
+    if running:
+        return WorkerDied(
+            f"worker {pid} {what} while {phase} {task}; "
+            "the other tasks of the pool are not affected and a new worker takes its place",
+            task=task,
+            pid=pid,
+            exitcode=exitcode,
+        )
+    return ResultLost(
+        f"worker {pid} {what} after it had started {task} and before the result had been sent: "
+        "it may have run; submit it again if running it twice does no harm",
+        task=task,
+        pid=pid,
+        exitcode=exitcode,
+    )
+
+
+def too_many_deaths(deaths: int, seconds: float, exitcode: int | None) -> TooManyDeaths:
+    """The error of a pool whose workers die although they run no task."""
+    return TooManyDeaths(
+        f"{deaths} workers died within {seconds:.0f} s while they ran no task; the last one "
+        f"{describe_exit(exitcode)}; the pool is broken: look for what kills idle processes"
+    )
+
+
+def worker_cannot_start(
+    tries: int, exitcode: int | None, error: BaseException | None
+) -> WorkerCannotStart:
+    """The error of a pool none of whose workers becomes ready."""
+    how = describe_exit(exitcode) if error is None else f"could not be started: {error}"
+    cannot = WorkerCannotStart(
+        f"{tries} workers in a row ended before they were ready to take a task; the last one "
+        f"{how}; see also what it printed to standard error"
+    )
+    cannot.__cause__ = error
+    return cannot
+
+
+def initializer_failed(error: BaseException | None) -> InitializerFailed:
+    """The error of a pool whose initializer raised."""
+    failed = InitializerFailed(
+        f"the initializer raised {type(error).__name__}: {error}; the pool cannot have workers "
+        "and is broken; the traceback of the worker is above"
+    )
+    failed.__cause__ = error
+    return failed
+
+
+def pool_broken_by_death(pid: int | None, exitcode: int | None) -> WorkerDied:
+    """The error of every task of a pool that breaks when one worker dies."""
+    return WorkerDied(
+        f"worker {pid} {describe_exit(exitcode)}, and the pool was made with "
+        "on_worker_death='break': no task will be run any more",
+        pid=pid,
+        exitcode=exitcode,
+    )
+
+
+def again(error: BaseException) -> BaseException:
+    """A copy: an exception that is raised in several places would collect all their tracebacks."""
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__
+    return twin

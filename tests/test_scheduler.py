@@ -1,0 +1,391 @@
+"""The pool's decisions, one by one: events in, actions out, no process anywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from hookpool._events import (
+    Break,
+    Cancel,
+    CancelAsked,
+    Done,
+    Dropped,
+    Fail,
+    Finished,
+    InitializerFailed,
+    Launch,
+    Resized,
+    Retire,
+    Send,
+    ShutdownAsked,
+    Span,
+    Submitted,
+    TakeBack,
+    TerminateAsked,
+    Tick,
+    TookBack,
+    WakeAt,
+    Why,
+    WorkerExited,
+    WorkerReady,
+)
+from hookpool._scheduler import (
+    AHEAD_SECONDS,
+    DEATHS,
+    MOST_AHEAD,
+    START_TRIES,
+    STEAL_SECONDS,
+    Config,
+    Pool,
+    Scheduler,
+)
+
+
+class Desk:
+    """A scheduler with a clock one can turn, that checks the invariants after every event."""
+
+    def __init__(self, **config):
+        self.scheduler = Scheduler(Config(**{"max_workers": 2, **config}))
+        self.now = 0.0
+        self.submitted = 0
+
+    def __call__(self, event):
+        actions = self.scheduler.handle(event)
+        self.scheduler.check()
+        return actions
+
+    def submit(self, count=1, group=0):
+        first, self.submitted = self.submitted, self.submitted + count
+        return self(Submitted(first, self.submitted, group, self.now))
+
+    def ready(self, *workers):
+        return [action for w in workers for action in self(WorkerReady(w, self.now))]
+
+    def finish(self, worker, count=1, micros=100):
+        return self(Finished(worker, (micros,) * count, self.now))
+
+    def exit(self, worker, unclaimed=0):
+        return self(WorkerExited(worker, unclaimed, self.now))
+
+
+def two_idle_workers(**config):
+    desk = Desk(**config)
+    desk.submit(2)
+    desk.ready(0, 1)
+    desk.finish(0)
+    desk.finish(1)
+    return desk
+
+
+def test_a_task_without_a_worker_launches_one():
+    assert Desk().submit() == [Launch(0)]
+
+
+def test_no_more_workers_are_launched_than_there_are_tasks():
+    desk = Desk(max_workers=8)
+
+    assert desk.submit(3) == [Launch(0), Launch(1), Launch(2)]
+    assert desk.submit() == [Launch(3)]
+
+
+def test_no_more_workers_are_launched_than_allowed():
+    assert Desk().submit(100) == [Launch(0), Launch(1)]
+
+
+def test_all_workers_are_launched_at_once_when_asked():
+    assert Desk(all_at_once=True)(Tick(0.0)) == [Launch(0), Launch(1)]
+
+
+def test_a_ready_worker_is_sent_the_oldest_task():
+    desk = Desk()
+    desk.submit(2)
+
+    assert desk.ready(0) == [Send(0, (Span(0, 1, 0),))]
+
+
+def test_an_idle_worker_is_sent_a_task_at_once():
+    assert two_idle_workers().submit() == [Send(0, (Span(2, 3, 0),))]
+
+
+def test_two_tasks_go_to_two_idle_workers():
+    assert two_idle_workers().submit(2) == [
+        Send(0, (Span(2, 3, 0),)),
+        Send(1, (Span(3, 4, 0),)),
+    ]
+
+
+def test_of_a_function_never_measured_a_worker_holds_one_and_one_ahead():
+    desk = two_idle_workers()
+
+    sent = [a for a in desk.submit(50, group=7) if isinstance(a, Send)]
+
+    assert [s.stop - s.start for a in sent for s in a.spans] == [1, 1, 1, 1]
+
+
+def test_tasks_measured_short_travel_in_messages_worth_the_time_ahead():
+    desk = two_idle_workers(max_workers=2)
+
+    sent = desk.submit(1000)  # of group 0, measured at 100 us
+
+    assert sent[0] == Send(0, (Span(2, 2 + int(AHEAD_SECONDS / 1e-4), 0),))
+
+
+def test_tasks_of_no_measurable_length_travel_in_bounded_messages():
+    desk = Desk()
+    desk.submit(2)
+    desk.ready(0, 1)
+    desk.finish(0, micros=0)
+    desk.finish(1, micros=0)
+
+    first = desk.submit(10 * MOST_AHEAD)[0]
+
+    assert first == Send(0, (Span(2, 2 + MOST_AHEAD, 0),))
+
+
+def test_long_tasks_are_not_heaped_on_one_worker():
+    desk = Desk()
+    desk.submit(2)
+    desk.ready(0, 1)
+    desk.finish(0, micros=3_000_000)
+    desk.finish(1, micros=3_000_000)
+
+    sent = [a for a in desk.submit(10) if isinstance(a, Send)]
+
+    assert [a.worker for a in sent] == [0, 1, 0, 1]
+
+
+def test_without_claims_a_worker_holds_one_task():
+    desk = two_idle_workers(claims=False)
+
+    assert desk.submit(10) == [Send(0, (Span(2, 3, 0),)), Send(1, (Span(3, 4, 0),))]
+    assert desk.finish(1) == [Send(1, (Span(4, 5, 0),))]
+
+
+def test_groups_do_not_share_an_estimate_or_a_message():
+    desk = two_idle_workers(max_workers=2)
+    desk.submit(1, group=1)
+    sent = desk.submit(100, group=0)
+
+    assert all(len({span.group for span in action.spans}) == 1 for action in sent)
+
+
+def test_an_idle_worker_gets_what_waits_behind_a_long_task():
+    desk = two_idle_workers()
+    desk.submit(4, group=9)  # one and one ahead, for each
+    desk.now = 1.0
+
+    assert desk.finish(0, 2) == [TakeBack(1, 1)]
+    assert desk(TookBack(1, 1, 1.0)) == [Send(0, (Span(5, 6, 9),))]
+
+
+def test_what_may_start_any_moment_is_not_taken_back():
+    desk = two_idle_workers()
+    desk.submit(4, group=9)
+
+    assert desk.finish(0, 2) == [WakeAt(STEAL_SECONDS)]
+
+
+def test_a_worker_that_lost_tasks_is_sent_nothing_until_it_has_dropped_them():
+    desk = two_idle_workers(max_workers=2)
+    desk.submit(4, group=9)
+    desk.now = 1.0
+    desk.finish(0, 2)
+    desk(TookBack(1, 1, 1.0))
+
+    assert all(a.worker != 1 for a in desk.submit(20, group=9) if isinstance(a, Send))
+    assert any(
+        a.worker == 1 for a in desk.finish(1) + desk(Dropped(1, 1, 1.0)) if isinstance(a, Send)
+    )
+
+
+def test_a_queued_task_is_cancelled_at_once():
+    desk = Desk()
+    desk.submit(3)
+
+    assert desk(CancelAsked(1, 0.0)) == [Cancel(Span(1, 2, 0))]
+    assert desk.ready(0) == [Send(0, (Span(0, 1, 0),))]
+    assert desk.ready(1) == [Send(1, (Span(2, 3, 0),))]
+
+
+def test_a_sent_task_is_cancelled_only_if_its_claim_is_won():
+    desk = two_idle_workers(max_workers=2)
+    desk.submit(4, group=9)  # 2 and 4 to worker 0, 3 and 5 to worker 1
+
+    assert desk(CancelAsked(4, 0.0)) == [TakeBack(0, 1)]
+    assert desk(TookBack(0, 1, 0.0))[0] == Cancel(Span(4, 5, 9))
+    assert desk(CancelAsked(5, 0.0)) == [TakeBack(1, 1)]
+    assert Cancel(Span(5, 6, 9)) not in desk(TookBack(1, 0, 0.0))
+
+
+def test_the_task_a_worker_died_in_fails_and_what_it_had_not_claimed_goes_elsewhere():
+    desk = two_idle_workers(max_workers=2)
+    desk.submit(4, group=9)
+
+    actions = desk.exit(0, unclaimed=1)
+
+    assert Fail(Span(2, 3, 9), 0, Why.DIED) in actions
+    assert Launch(2) in actions
+    assert desk.ready(2) == [Send(2, (Span(4, 5, 9),))]
+
+
+def test_tasks_finished_but_not_heard_of_are_lost_and_not_run_again():
+    desk = two_idle_workers()
+    desk.submit(40)
+    held = desk.scheduler._workers[0].held
+
+    actions = desk.exit(0, unclaimed=held - 3)
+
+    assert Fail(Span(2, 4, 0), 0, Why.LOST) in actions
+    assert Fail(Span(4, 5, 0), 0, Why.DIED) in actions
+
+
+def test_a_thousand_deaths_in_tasks_do_not_break_the_pool():
+    desk = Desk(max_workers=1)
+    for worker in range(1000):
+        desk.submit()
+        desk.ready(worker)
+        assert any(isinstance(a, Fail) for a in desk.exit(worker))
+
+    assert desk.scheduler.state is Pool.OPEN
+
+
+def test_deaths_outside_any_task_in_short_order_break_the_pool():
+    desk = Desk(max_workers=1)
+    for worker in range(DEATHS - 1):
+        desk.submit()
+        desk.ready(worker)
+        desk.finish(worker)
+        desk.exit(worker)
+    desk.submit()
+    desk.ready(DEATHS - 1)
+    desk.finish(DEATHS - 1)
+
+    assert desk.exit(DEATHS - 1) == [Break(Why.TOO_MANY_DEATHS, DEATHS - 1, DEATHS), Done()]
+
+
+def test_deaths_outside_any_task_far_apart_do_not():
+    desk = Desk(max_workers=1)
+    for worker in range(3 * DEATHS):
+        desk.now += 3.0
+        desk.submit()
+        desk.ready(worker)
+        desk.finish(worker)
+        assert desk.exit(worker) == []
+
+
+def test_workers_that_never_become_ready_break_the_pool():
+    desk = Desk(max_workers=1)
+    desk.submit()
+    for worker in range(START_TRIES - 1):
+        assert desk.exit(worker) == [Launch(worker + 1)]
+
+    last = desk.exit(START_TRIES - 1)
+
+    assert last == [Break(Why.CANNOT_START, START_TRIES - 1, START_TRIES), Done()]
+
+
+def test_an_initializer_that_raises_breaks_the_pool():
+    desk = Desk(max_workers=1)
+    desk.submit()
+
+    assert desk(InitializerFailed(0)) == [Break(Why.INITIALIZER, 0, 1)]
+    assert desk.exit(0) == [Done()]
+
+
+def test_any_death_breaks_a_pool_that_was_told_so():
+    desk = Desk(max_workers=1, break_on_death=True)
+    desk.submit()
+    desk.ready(0)
+
+    assert Break(Why.WORKER_DIED, 0, 1) in desk.exit(0)
+
+
+def test_a_worker_retires_after_its_share_of_tasks_and_another_takes_its_place():
+    desk = Desk(max_workers=1, max_tasks_per_child=2)
+    desk.submit(3)
+    assert desk.ready(0) == [Send(0, (Span(0, 1, 0),)), Send(0, (Span(1, 2, 0),))]
+
+    assert desk.finish(0, 2) == [Retire(0), Launch(1)]
+    assert desk.exit(0) == []
+    assert desk.ready(1) == [Send(1, (Span(2, 3, 0),))]
+
+
+def test_idle_workers_leave_after_the_timeout():
+    desk = two_idle_workers(idle_timeout=10.0)
+
+    assert desk(Tick(9.0)) == [WakeAt(10.0), WakeAt(10.0)]
+    assert desk(Tick(10.0)) == [Retire(0), Retire(1)]
+    assert desk.submit() == [Launch(2)]
+
+
+def test_a_smaller_pool_lets_idle_workers_go():
+    assert two_idle_workers()(Resized(1, 0.0)) == [Retire(1)]
+
+
+def test_a_larger_pool_launches_workers_for_what_waits():
+    desk = Desk(max_workers=1)
+    desk.submit(5)
+
+    assert desk(Resized(3, 0.0)) == [Launch(1), Launch(2)]
+
+
+def test_shutdown_lets_pending_work_finish():
+    desk = Desk(max_workers=1)
+    desk.submit(2)
+
+    assert desk(ShutdownAsked(False, 0.0)) == []
+    desk.ready(0)
+    assert desk.finish(0, 2) == [Retire(0)]
+    assert desk.exit(0) == [Done()]
+
+
+def test_shutdown_with_cancel_takes_back_what_nobody_started():
+    desk = Desk(max_workers=1)
+    desk.submit(3)
+    desk.ready(0)
+
+    assert desk(ShutdownAsked(True, 0.0)) == [Cancel(Span(2, 3, 0)), TakeBack(0, 1)]
+    assert desk(TookBack(0, 1, 0.0)) == [Cancel(Span(1, 2, 0))]
+    assert desk.finish(0) == []
+    assert desk(Dropped(0, 1, 0.0)) == [Retire(0)]
+
+
+def test_an_unused_pool_ends_at_once():
+    assert Desk()(ShutdownAsked(False, 0.0)) == [Done()]
+
+
+def test_what_is_submitted_after_shutdown_is_cancelled():
+    desk = Desk()
+    desk(ShutdownAsked(False, 0.0))
+
+    assert Cancel(Span(0, 1, 0)) in desk.submit()
+
+
+def test_termination_breaks_the_pool():
+    desk = Desk(max_workers=1)
+    desk.submit(3)
+
+    assert desk(TerminateAsked()) == [Break(Why.TERMINATED, -1, 0)]
+    assert desk.exit(0) == [Done()]
+
+
+@pytest.mark.parametrize(
+    "event", [Finished(9, (1,), 0.0), TookBack(9, 0, 0.0), Dropped(9, 1, 0.0)]
+)
+def test_news_of_a_worker_that_is_gone_is_of_no_interest(event):
+    assert Desk()(event) == []
+
+
+def test_a_million_tasks_are_a_handful_of_spans():
+    scheduler = Scheduler(Config(max_workers=2))
+    for first in range(0, 1_000_000, 1000):
+        scheduler.handle(Submitted(first, first + 1000, 0, 0.0))
+
+    assert list(scheduler._queue) == [Span(0, 1_000_000, 0)]
+
+
+def test_running_is_what_a_worker_has_at_its_head():
+    desk = two_idle_workers(max_workers=2)
+    desk.submit(4, group=9)
+
+    assert [desk.scheduler.is_running(task) for task in (2, 3, 4, 5)] == [True, True, False, False]
