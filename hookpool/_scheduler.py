@@ -95,6 +95,9 @@ STEAL_SECONDS = 0.001
 # Weight of the newest measurement in a group's estimate: high, since the first calls of a function
 # (imports, caches) are often slower than all others.
 NEWEST = 0.4
+# The most groups whose estimates are kept: a program that makes functions in a loop must not grow
+# the table for ever, and what is forgotten is measured again within two tasks.
+MOST_GROUPS = 4096
 # Workers that end, one after the other, before any becomes ready: then the pool cannot work.
 START_TRIES = 3
 # Deaths outside any task within DEATH_SECONDS that break the pool.  Deaths while a task runs never
@@ -190,20 +193,12 @@ class Scheduler:
         self._settle()
         return actions
 
-    def is_running(self, task: int) -> bool:
-        """Whether a worker has, as far as is known, claimed the task."""
-        return self.runner(task) >= 0
-
-    def runner(self, task: int) -> int:
-        """The worker that has the task at its head, or -1."""
+    def runner(self, task: int) -> tuple[int, int]:
+        """The worker that has the task at its head and how many it holds; or -1 and 0."""
         for number, worker in self._workers.items():
             if worker.sent and worker.sent[0].start == task:
-                return number
-        return -1
-
-    def forget_group(self, group: int) -> None:
-        """The function of this group is gone: its estimate is of no use any more."""
-        self._estimates.pop(group, None)
+                return number, worker.held
+        return -1, 0
 
     # -- events -----------------------------------------------------------------------------
 
@@ -529,6 +524,8 @@ class Scheduler:
     def _measure(self, group: int, seconds: float) -> None:
         old = self._estimates.get(group)
         self._estimates[group] = seconds if old is None else old + NEWEST * (seconds - old)
+        if len(self._estimates) > MOST_GROUPS:
+            del self._estimates[next(iter(self._estimates))]
 
     # -- failures ---------------------------------------------------------------------------
 

@@ -93,6 +93,14 @@ def test_claims_are_won_by_one_side_only(channel):
     assert channel.take_claims(3) == 0
 
 
+@pytest.mark.skipif(not CLAIMS, reason="there is no atomic claim on this system")
+def test_the_claims_left_can_be_looked_at(channel):
+    channel.add_claims(20)
+    channel.take_claims(3)
+
+    assert channel.unclaimed() == 17
+
+
 def test_all_descriptors_are_closed():
     before = set(os.listdir("/proc/self/fd")) if os.path.exists("/proc") else set()
     channel = Channel()

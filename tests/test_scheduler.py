@@ -33,6 +33,7 @@ from hookpool._scheduler import (
     AHEAD_SECONDS,
     DEATHS,
     MOST_AHEAD,
+    MOST_GROUPS,
     START_TRIES,
     STEAL_SECONDS,
     Config,
@@ -384,8 +385,22 @@ def test_a_million_tasks_are_a_handful_of_spans():
     assert list(scheduler._queue) == [Span(0, 1_000_000, 0)]
 
 
-def test_running_is_what_a_worker_has_at_its_head():
+def test_the_estimates_of_functions_long_gone_are_let_go():
+    desk = two_idle_workers()
+    for group in range(MOST_GROUPS + 10):
+        desk.submit(group=group)
+        desk.finish(0)
+
+    assert len(desk.scheduler._estimates) == MOST_GROUPS
+
+
+def test_the_runner_of_a_task_is_the_worker_that_has_it_at_its_head():
     desk = two_idle_workers(max_workers=2)
     desk.submit(4, group=9)
 
-    assert [desk.scheduler.is_running(task) for task in (2, 3, 4, 5)] == [True, True, False, False]
+    assert [desk.scheduler.runner(task) for task in (2, 3, 4, 5)] == [
+        (0, 2),
+        (1, 2),
+        (-1, 0),
+        (-1, 0),
+    ]

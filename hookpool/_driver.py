@@ -1,0 +1,743 @@
+"""The impure heart of the pool: it owns the workers, the wait loop and the clock.
+
+The driver feeds what happens to the scheduler and carries out what that decides.  It decides
+nothing itself and knows no futures: each task has a *sink* that takes its outcome.
+
+Threads and the lock
+--------------------
+Any thread may call the public methods.  One lock is around the scheduler, the table of tasks and
+the writing ends of the channels.  Under it there is no blocking call, no user code, no logging and
+no pickling: scheduler, table, non-blocking writes, reads of the claims.  What else a decision asks
+for (starting processes, failing futures, which runs callbacks) is a *chore*: it is put on a list
+and done by the driver's thread after the lock is released.
+
+Sends and take-backs are carried out under the lock, in the order decided: the messages of one
+worker must arrive in that order, and `cancel` can so answer with the truth.
+
+A thread that already holds the lock may come here again: a signal handler or a finalizer that
+submits.  It must neither wait for itself nor see a half-made transition: what it wants is put into
+the inbox, and the driver's thread does it.  Finalizers of hookpool itself only ever append to the
+inbox.  An exception in the middle of a transition (Ctrl-C, say) leaves a state nobody can vouch
+for: the pool breaks, with an `InternalError` that says so, rather than hang.
+
+What ends what: the driver's thread ends when the scheduler says `Done`, closes everything the pool
+ever opened, and is joined by `shutdown(wait=True)` and at the exit of the interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import selectors
+import threading
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING
+
+from hookpool import _events, _scheduler, _wire, _worker, errors
+from hookpool._channel import CLAIMS, Channel
+from hookpool._events import Why
+from hookpool._task import rebuilt, resolve
+from hookpool._wire import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.context import BaseContext
+    from multiprocessing.process import BaseProcess
+
+    from hookpool._definitions import Definition, Ledger
+    from hookpool._task import Task
+    from hookpool._wire import ResultRow
+
+# How long terminated workers may take to end before they are killed, in seconds. SIGTERM is final
+# in an ordinary worker; only one whose task handles the signal, or is stopped, needs the rest.
+KILL_AFTER = 2.0
+
+
+class Worker:
+    """The owner's side of one worker."""
+
+    __slots__ = ("channel", "death", "definitions", "number", "pidfd", "process", "trouble")
+
+    def __init__(self, number: int, process: BaseProcess, channel: Channel) -> None:
+        self.number = number
+        self.process = process
+        self.channel = channel
+        #: Readable once the process has ended. A pidfd where there is one: the sentinel is a pipe,
+        #: and a child that a task forked would keep it open beyond the worker's death.
+        self.pidfd = _open_pidfd(process.pid)
+        self.death = process.sentinel if self.pidfd is None else self.pidfd
+        #: The numbers of the definitions it has been sent.
+        self.definitions: set[int] = set()
+        #: What its initializer raised.
+        self.trouble: BaseException | None = None
+
+    def fds(self) -> list[int]:
+        """The descriptors that a forked child of the owner must close."""
+        return self.channel.fds() + ([] if self.pidfd is None else [self.pidfd])
+
+    def close(self) -> None:
+        """Give up all descriptors."""
+        self.channel.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+
+
+class _Exit:
+    """How a worker ended, for the errors of the tasks it had."""
+
+    __slots__ = ("exitcode", "pid")
+
+    def __init__(self, pid: int | None, exitcode: int | None) -> None:
+        self.pid = pid
+        self.exitcode = exitcode
+
+
+class Driver:
+    """See the module."""
+
+    def __init__(
+        self,
+        config: _scheduler.Config,
+        context: BaseContext,
+        start: _worker.Start,
+        ledger: Ledger,
+    ) -> None:
+        self._context = context
+        self._start = start
+        self._ledger = ledger
+        self._scheduler = _scheduler.Scheduler(config._replace(claims=config.claims and CLAIMS))
+        self._lock = threading.Lock()
+        #: The thread that holds the lock, if any.
+        self._holder: int | None = None
+        #: Unfinished tasks by number.
+        self._tasks: dict[int, Task] = {}
+        #: The number of the next task.
+        self._next = 0
+        #: Numbers for tasks of those who may not take the lock: far from all others.
+        self._late = itertools.count(1 << 62)
+        #: Living workers by number.
+        self._workers: dict[int, Worker] = {}
+        #: Decisions for the driver's thread, in order.
+        self._chores: deque[_events.Action] = deque()
+        #: Events from those who may not take the lock.
+        self._inbox: deque[_events.Event] = deque()
+        #: When the scheduler wants to be woken, by `time.monotonic`.
+        self._wake_at: float | None = None
+        #: When what is left of the workers is killed.
+        self._kill_at: float | None = None
+        #: Workers whose channels wait for the kernel.
+        self._backed_up: set[Worker] = set()
+        #: How processes are ended when the pool breaks.
+        self._kill: Callable[[BaseProcess], None] = _kill
+        #: Why the pool is broken; what submit then raises.
+        self.broken: BaseException | None = None
+        #: Whether no task may be submitted any more.
+        self.closed = False
+        #: Whether this is a forked copy in another process.
+        self.forked = False
+        #: Whether an exception left the scheduler in an unknown state: it is not asked any more.
+        self._interrupted = False
+        #: How workers ended whose tasks are being failed, by number.
+        self._exits: dict[int, _Exit] = {}
+        #: Why a process could not be started, the last time that happened.
+        self._start_error: BaseException | None = None
+        self._selector: selectors.BaseSelector | None = None
+        self._alarm: tuple[int, int] | None = None
+        #: Whether a byte is in the alarm pipe already.
+        self._alarmed = False
+        #: The driver's thread; None until the first task.
+        self.thread: threading.Thread | None = None
+        self._opening = threading.Lock()
+
+    # -- what the executor calls, from any thread -------------------------------------------
+
+    def submit(self, tasks: Sequence[Task]) -> int:
+        """Queue neighbouring tasks of one group and return the number of the first.
+
+        Raises:
+            BrokenProcessPool: the pool is broken.
+            RuntimeError: the pool is shut down.
+        """
+        if self._holder == threading.get_ident():
+            return self._submit_late(tasks)
+        if self.thread is None and self._refusal() is None:
+            self._open()
+        with self._transition():
+            refusal = self._refusal()
+            if refusal is None:
+                first = self._next
+                self._next = stop = first + len(tasks)
+                self._tasks.update(zip(range(first, stop), tasks, strict=True))
+                self._tell(_events.Submitted(first, stop, tasks[0].group, time.monotonic()))
+        if refusal is not None:
+            raise refusal
+        self._after_transition()
+        return first
+
+    def _submit_late(self, tasks: Sequence[Task]) -> int:
+        numbers = [next(self._late) for _ in tasks]
+        self._tasks.update(zip(numbers, tasks, strict=True))
+        self.tell(_events.Submitted(numbers[0], numbers[-1] + 1, tasks[0].group, time.monotonic()))
+        return numbers[0]
+
+    def cancel(self, number: int) -> bool:
+        """Whether the task had not been started and now never will be; its sink is not told."""
+        if self._holder == threading.get_ident():
+            return False  # in the middle of a transition of this very thread: cannot be known
+        cancelled = False
+        with self._transition():
+            if number in self._tasks:
+                chores = self._handle(_events.CancelAsked(number, time.monotonic()))
+                for chore in chores:
+                    if isinstance(chore, _events.Cancel) and chore.span.start == number:
+                        cancelled = True
+                        del self._tasks[number]
+                    else:
+                        self._chores.append(chore)
+        self._after_transition()
+        return cancelled
+
+    def check_open(self) -> None:
+        """Raise what `submit` would raise for any task."""
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
+
+    def is_running(self, number: int) -> bool:
+        """Whether a worker has claimed the task."""
+        if self._holder == threading.get_ident():
+            return False  # in the middle of a transition of this very thread: cannot be known
+        with self._transition():
+            runner, held = self._scheduler.runner(number)
+            worker = self._workers.get(runner)
+            # The head of what a worker holds is claimed if anything is.
+            return worker is not None and worker.channel.unclaimed() < held
+
+    def abandon(self, first: int, stop: int, kill: bool) -> None:
+        """Nobody wants these tasks: cancel those not started, `kill` the workers of the rest."""
+        for number in range(first, stop):
+            if number in self._tasks and not self.cancel(number) and kill:
+                self._kill_runner(number)
+
+    def _kill_runner(self, number: int) -> None:
+        with self._transition():
+            worker = self._workers.get(self._scheduler.runner(number)[0])
+        if worker is not None:
+            _kill(worker.process)
+
+    def tell(self, event: _events.Event) -> None:
+        """Have the driver's thread take note of the event; safe in finalizers and handlers."""
+        self._inbox.append(event)
+        self._wake()
+
+    def shut_down(self, cancel: bool) -> None:
+        """Take no more tasks; with `cancel`, those not started do not run."""
+        with self._transition():
+            self.closed = True
+            self._tell(_events.ShutdownAsked(cancel, time.monotonic()))
+        self._after_transition()
+
+    def terminate(self, kill: Callable[[BaseProcess], None]) -> None:
+        """End all workers at once, by `kill`; whatever is unfinished fails."""
+        with self._transition():
+            self.closed = True
+            self._kill = kill
+            self._tell(_events.TerminateAsked())
+        self._after_transition()
+
+    def resize(self, max_workers: int) -> None:
+        """Have so many workers from now on."""
+        with self._transition():
+            self._tell(_events.Resized(max_workers, time.monotonic()))
+        self._after_transition()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until nothing of the pool is left; at once from the driver's own thread."""
+        thread = self.thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def processes(self) -> dict[int, BaseProcess]:
+        """The living workers' processes by pid."""
+        return {
+            worker.process.pid: worker.process
+            for worker in list(self._workers.values())
+            if worker.process.pid is not None
+        }
+
+    def is_idle(self) -> bool:
+        """Whether no task is unfinished."""
+        return not self._tasks
+
+    # -- transitions ------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _transition(self) -> Iterator[None]:
+        """Hold the lock; an exception half-way breaks the pool."""
+        if self._holder == threading.get_ident():
+            raise errors.InternalError(
+                "a signal handler or finalizer controlled the pool while its own thread was inside"
+                " it; do so from another thread"
+            )
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                yield
+            except BaseException:
+                self._interrupted = True
+                self.broken = errors.InternalError(
+                    "an exception interrupted a decision of the pool half-way, so that its state "
+                    "is unknown; the pool is broken: make a new one"
+                )
+                self._chores.append(_events.Break(Why.TERMINATED, -1, 0))
+                self._wake()
+                raise
+            finally:
+                self._holder = None
+
+    def _after_transition(self) -> None:
+        """Wake the driver's thread if the transition left something for it."""
+        if self._chores or self._backed_up:
+            self._wake()
+
+    def _refusal(self) -> BaseException | None:
+        """Why no task can be submitted, or None."""
+        if self.forked:
+            return errors.ForkedPool(
+                "this pool belongs to the parent process: a forked child cannot use it; "
+                "make a new pool in the child"
+            )
+        if self.broken is not None:
+            return errors.again(self.broken)
+        if self.closed:
+            when = "interpreter shutdown" if _exiting else "shutdown"
+            return RuntimeError(f"cannot schedule new futures after {when}")
+        return None
+
+    def _tell(self, event: _events.Event) -> None:
+        self._chores.extend(self._handle(event))
+
+    def _handle(self, event: _events.Event) -> list[_events.Action]:
+        """Tell the scheduler, carry out at once what must keep its order, return the rest."""
+        events = [event]
+        chores: list[_events.Action] = []
+        while events and not self._interrupted:
+            for action in self._scheduler.handle(events.pop()):
+                match action:
+                    case _events.Send():
+                        self._send(action)
+                    case _events.TakeBack(number, tasks):
+                        won = self._workers[number].channel.take_claims(tasks)
+                        events.append(_events.TookBack(number, won, time.monotonic()))
+                    case _events.Retire(number):
+                        self._post(self._workers.get(number), _wire.frame(Kind.EXIT))
+                    case _events.WakeAt(when):
+                        self._set_alarm(when)
+                    case _:
+                        chores.append(action)
+        return chores
+
+    def _send(self, action: _events.Send) -> None:
+        worker = self._workers[action.worker]
+        self._forget_definitions()
+        rows: list[tuple[int, int, int, _wire.Buffer]] = []
+        buffers: list[_wire.Buffer] = []
+        needs: tuple[Definition, ...] | None = None
+        for span in action.spans:
+            for number in range(span.start, span.stop):
+                task = self._tasks[number]
+                if task.needs is not needs:
+                    needs = task.needs
+                    buffers += _missing(needs, worker.definitions)
+                function = 0 if task.definition is None else task.definition.number
+                rows.append((number, function, task.form, task.payload))
+        worker.channel.add_claims(len(rows))
+        self._post(worker, buffers + _wire.tasks_frame(rows))
+
+    def _post(self, worker: Worker | None, buffers: list[_wire.Buffer]) -> None:
+        """Send the buffers, as far as the kernel takes them now."""
+        if worker is not None:
+            worker.channel.send(buffers)
+            if worker.channel.backed_up:
+                self._backed_up.add(worker)
+
+    def _forget_definitions(self) -> None:
+        forgotten = self._ledger.forgotten
+        while forgotten:
+            number = forgotten.popleft()
+            for worker in self._workers.values():
+                if number in worker.definitions:
+                    worker.definitions.discard(number)
+                    self._post(worker, _wire.frame(Kind.FORGET, number))
+
+    def _set_alarm(self, when: float) -> None:
+        if self._wake_at is None or when < self._wake_at:
+            self._wake_at = when
+            if threading.current_thread() is not self.thread:
+                self._wake()
+
+    # -- opening and closing ----------------------------------------------------------------
+
+    def _open(self) -> None:
+        with self._opening:
+            if self.thread is not None:
+                return
+            self._selector = selectors.DefaultSelector()
+            self._alarm = os.pipe()
+            for fd in self._alarm:
+                os.set_blocking(fd, False)
+            self._selector.register(self._alarm[0], selectors.EVENT_READ, None)
+            _living.add(self)
+            _register_exit()
+            if self._scheduler.config.all_at_once:
+                # The workers are forked from here, so no thread may run yet.
+                with self._transition():
+                    self._tell(_events.Tick(time.monotonic()))
+                self._do_chores()
+            self.thread = threading.Thread(target=self._run, name="hookpool-driver")
+            self.thread.start()
+
+    def _close(self) -> None:
+        _living.discard(self)
+        with self._opening, self._lock:
+            assert self._selector is not None
+            assert self._alarm is not None
+            self._selector.close()
+            for fd in self._alarm:
+                os.close(fd)
+            self._alarm = None
+
+    def after_fork(self) -> None:
+        """In a forked child: close what was inherited.  Nothing of the parent's is touched."""
+        self.forked = True
+        # Held by a thread that does not exist here.
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._holder = None
+        for worker in list(self._workers.values()):
+            for fd in worker.fds():
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._workers.clear()
+        if self._selector is not None and self._alarm is not None:
+            self._selector.close()
+            for fd in self._alarm:
+                os.close(fd)
+            self._alarm = None
+
+    def _wake(self) -> None:
+        """Make the driver's thread look around; safe anywhere, also in finalizers."""
+        alarm = self._alarm
+        if alarm is not None and not self._alarmed:
+            self._alarmed = True
+            with contextlib.suppress(OSError):
+                os.write(alarm[1], b"\0")
+
+    # -- the driver's thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._ended():
+                self._wait()
+                self._read_inbox()
+                self._do_chores()
+        except BaseException as error:  # a bug of ours: nobody may wait for ever because of it
+            self._collapse(error)
+            raise
+        finally:
+            self._close()
+
+    def _ended(self) -> bool:
+        if self._chores:
+            return False
+        if self._interrupted:
+            return not self._workers
+        return self._scheduler.state is _scheduler.Pool.DONE
+
+    def _collapse(self, error: BaseException) -> None:
+        story = errors.InternalError(f"the pool's own thread failed: {error!r}; please report it")
+        story.__cause__ = error
+        self.broken = story
+        for worker in list(self._workers.values()):
+            _kill(worker.process)
+            worker.close()
+        self._workers.clear()
+        for task in list(self._tasks.values()):
+            task.sink.set_exception(errors.again(story))
+        self._tasks.clear()
+
+    def _wait(self) -> None:
+        """Sleep until something happens, and tell the scheduler what it was."""
+        assert self._selector is not None
+        for key, ready in self._selector.select(self._patience()):
+            worker = key.data
+            if worker is None:
+                self._alarmed = False
+                with contextlib.suppress(BlockingIOError):
+                    os.read(key.fd, 512)
+            elif worker.number not in self._workers:
+                pass  # it ended a moment ago, in this very loop
+            elif key.fd == worker.death:
+                self._worker_exited(worker)
+            else:
+                if ready & selectors.EVENT_WRITE:
+                    self._drain_outbox(worker)
+                if ready & selectors.EVENT_READ:
+                    self._receive(worker)
+        self._watch_outboxes()
+        self._ring()
+
+    def _patience(self) -> float | None:
+        moments = [when for when in (self._wake_at, self._kill_at) if when is not None]
+        if self._inbox or self._chores:
+            return 0.0
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _ring(self) -> None:
+        """What was to happen at a certain time."""
+        now = time.monotonic()
+        if self._wake_at is not None and now >= self._wake_at:
+            with self._transition():
+                self._wake_at = None
+                self._tell(_events.Tick(now))
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            for worker in list(self._workers.values()):
+                _kill(worker.process)
+
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            event = self._inbox.popleft()
+            with self._transition():
+                if isinstance(event, _events.ShutdownAsked):
+                    self.closed = True
+                self._tell(event)
+
+    def _receive(self, worker: Worker) -> bool:
+        frames, more = worker.channel.receive()
+        for frame in frames:
+            self._take_in(worker, frame)
+        if worker.channel.deaf and self._selector is not None:
+            # End of file says nothing about the process: its sentinel does.
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(worker.channel.fd)
+        return more
+
+    def _take_in(self, worker: Worker, frame: _wire.Frame) -> None:
+        now = time.monotonic()
+        match frame.kind:
+            case Kind.RESULTS:
+                self._results(worker, list(_wire.result_rows(frame)), now)
+                return
+            case Kind.READY:
+                event: _events.Event = _events.WorkerReady(worker.number, now)
+            case Kind.DROPPED:
+                event = _events.Dropped(worker.number, frame.number, now)
+            case Kind.UNFIT:
+                worker.trouble = rebuilt(frame.body)
+                event = _events.InitializerFailed(worker.number)
+            case _:
+                raise errors.InternalError(f"a worker sent a frame of kind {frame.kind}")
+        with self._transition():
+            self._tell(event)
+
+    def _results(self, worker: Worker, rows: list[ResultRow], now: float) -> None:
+        # The worker gets its next tasks before the user's code (unpickling, callbacks) runs.
+        with self._transition():
+            tasks = [self._tasks.pop(row.task, None) for row in rows]
+            micros = tuple([row.micros for row in rows])
+            self._tell(_events.Finished(worker.number, micros, now))
+        for row, task in zip(rows, tasks, strict=True):
+            if task is not None:
+                resolve(task, row)
+
+    def _drain_outbox(self, worker: Worker) -> None:
+        with self._transition():
+            worker.channel.flush()
+            if worker.channel.backed_up:
+                return
+            self._backed_up.discard(worker)
+        self._watch(worker, selectors.EVENT_READ)
+
+    def _watch_outboxes(self) -> None:
+        for worker in tuple(self._backed_up):
+            self._watch(worker, selectors.EVENT_READ | selectors.EVENT_WRITE)
+
+    def _watch(self, worker: Worker, events: int) -> None:
+        assert self._selector is not None
+        if worker.channel.deaf or worker.number not in self._workers:
+            self._backed_up.discard(worker)
+        else:
+            with contextlib.suppress(KeyError):
+                self._selector.modify(worker.channel.fd, events, worker)
+
+    # -- chores -----------------------------------------------------------------------------
+
+    def _do_chores(self) -> None:
+        while self._chores:
+            match self._chores.popleft():
+                case _events.Launch(number):
+                    self._launch(number)
+                case _events.Fail(span, _, why) as chore:
+                    self._fail(span, self._exits.get(chore.worker), why)
+                case _events.Cancel(span):
+                    for number in range(span.start, span.stop):
+                        task = self._pop(number)
+                        if task is not None:
+                            task.sink.set_cancelled()
+                case _events.Break() as chore:
+                    self._break(chore)
+
+    def _pop(self, number: int) -> Task | None:
+        with self._lock:
+            return self._tasks.pop(number, None)
+
+    def _fail(self, span: _events.Span, exit: _Exit | None, why: Why) -> None:
+        for number in range(span.start, span.stop):
+            task = self._pop(number)
+            if task is not None and exit is not None:
+                running = why is Why.DIED
+                task.sink.set_exception(
+                    errors.worker_died(str(task), exit.pid, exit.exitcode, running=running)
+                )
+
+    def _launch(self, number: int) -> None:
+        """Start a worker; should that fail, it counts as one that ended at its start."""
+        assert self._selector is not None
+        channel = Channel()
+        try:
+            process = self._context.Process(  # type: ignore[attr-defined]
+                target=_worker.main,
+                args=(_worker.Link(channel.worker_fd, channel.claims), self._start),
+                name=f"HookPoolWorker-{number}",
+            )
+            process.start()
+        except Exception as error:  # noqa: BLE001 - no processes left, unpicklable initializer
+            channel.close()
+            self._start_error = error
+            self._exits[number] = _Exit(None, None)
+            with self._transition():
+                self._tell(_events.WorkerExited(number, 0, time.monotonic()))
+            return
+        channel.hand_over()
+        worker = Worker(number, process, channel)
+        self._selector.register(channel.fd, selectors.EVENT_READ, worker)
+        self._selector.register(worker.death, selectors.EVENT_READ, worker)
+        with self._lock:
+            self._workers[number] = worker
+        if self.broken is not None:
+            self._kill(process)
+
+    def _worker_exited(self, worker: Worker) -> None:
+        assert self._selector is not None
+        # What it had sent before it ended still counts.
+        while self._receive(worker):
+            pass
+        self._receive(worker)
+        worker.process.join()
+        self._selector.unregister(worker.death)
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(worker.channel.fd)
+        self._exits[worker.number] = _Exit(worker.process.pid, worker.process.exitcode)
+        with self._transition():
+            del self._workers[worker.number]
+            self._backed_up.discard(worker)
+            unclaimed = worker.channel.take_claims()
+            self._tell(_events.WorkerExited(worker.number, unclaimed, time.monotonic()))
+        self._do_chores()
+        del self._exits[worker.number]
+        worker.close()
+
+    def _break(self, chore: _events.Break) -> None:
+        """Fail whatever is unfinished and end all workers."""
+        error = self._why_broken(chore)
+        with self._lock:
+            self.broken = error
+            tasks, self._tasks = self._tasks, {}
+        for worker in list(self._workers.values()):
+            self._kill(worker.process)
+        self._kill_at = time.monotonic() + KILL_AFTER
+        for task in tasks.values():
+            task.sink.set_exception(errors.again(error))
+
+    def _why_broken(self, chore: _events.Break) -> BaseException:
+        worker = self._workers.get(chore.worker)
+        exit = self._exits.get(chore.worker)
+        pid, exitcode = (exit.pid, exit.exitcode) if exit else (None, None)
+        match chore.why:
+            case Why.INITIALIZER:
+                return errors.initializer_failed(worker.trouble if worker else None)
+            case Why.CANNOT_START:
+                return errors.worker_cannot_start(chore.deaths, exitcode, self._start_error)
+            case Why.TOO_MANY_DEATHS:
+                return errors.too_many_deaths(chore.deaths, _scheduler.DEATH_SECONDS, exitcode)
+            case Why.WORKER_DIED:
+                return errors.pool_broken_by_death(pid, exitcode)
+        return self.broken or errors.PoolTerminated(
+            "the workers of the pool were terminated while this task was not finished",
+            may_have_run=True,
+        )
+
+
+def _missing(needs: tuple[Definition, ...], known: set[int]) -> list[_wire.Buffer]:
+    """The frames that bring a worker what it lacks; notes that it then has it."""
+    buffers: list[_wire.Buffer] = []
+    for definition in needs:
+        if definition.number not in known:
+            known.add(definition.number)
+            buffers += _wire.frame(Kind.DEFINE, definition.number, definition.data)
+    return buffers
+
+
+def _kill(process: BaseProcess) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+def _open_pidfd(pid: int | None) -> int | None:
+    if pid is None or not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # it has ended and is gone, or the kernel has no pidfds
+        return None
+
+
+# -- the program's start, forks and end --------------------------------------------------------
+
+#: Drivers whose thread runs.
+_living: weakref.WeakSet[Driver] = weakref.WeakSet()
+_exit_registered = False
+_exiting = False
+
+
+def _register_exit() -> None:
+    global _exit_registered
+    if not _exit_registered:
+        _exit_registered = True
+        # Before the interpreter joins its threads, as `concurrent.futures` does it: pending work
+        # is finished, and the thread that does that is told to end.  (`atexit` comes too late.)
+        threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+
+
+def _finish_all() -> None:
+    global _exiting
+    _exiting = True
+    drivers = list(_living)
+    for driver in drivers:
+        driver.tell(_events.ShutdownAsked(False, time.monotonic()))
+    for driver in drivers:
+        driver.join()
+
+
+def _after_fork() -> None:
+    for driver in list(_living):
+        driver.after_fork()
+    _living.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,371 @@
+"""What runs in a worker process of the executor: take tasks, call, send results.
+
+Owns the worker's end of the channel and its claims.  Knows neither the pool nor how the process
+was started.  `main` is the target of the worker's `Process`; everything here runs in the worker's
+main thread, but for the flusher.
+
+The life of a task here::
+
+    frame --> queue --claim--> load --> call --> dump --> outgoing --flush--> channel
+                 |
+                 +-- no claim left: the owner has taken back what is here; drop it and say so
+
+What may happen in between: the process dies anywhere.  Claimed and not reported means that the
+owner fails the task; not claimed means that it runs elsewhere.  Nothing else is shared with the
+owner or with other workers, so no lock can be left behind.
+
+Results of tiny tasks wait in `_outgoing` so that many leave in one write: until the queue is
+empty, `FLUSH_SECONDS` have passed, or `FLUSH_BYTES` are there.  The flusher thread sees to the
+second when the main thread is inside a long task; it sleeps on a lock while nothing waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from time import perf_counter, sleep
+from typing import TYPE_CHECKING, Any
+
+from hookpool import _rebuild, _wire, reduction
+from hookpool._definitions import Shelf
+from hookpool._lifeline import die_with_parent
+from hookpool._wire import Form, Kind, ResultRow, Status, TaskRow
+from hookpool.errors import CannotPickle, CannotUnpickle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# The longest that the result of a finished task waits for company (DESIGN: "by the millisecond").
+FLUSH_SECONDS = 0.001
+# Results of this size together are worth a write of their own: more would only use memory.
+FLUSH_BYTES = 1 << 16
+
+# Libraries that start a thread per CPU unless told otherwise, by the variable each reads.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+#: How many pools are above this process: 0 in the user's own.
+depth = 0
+
+
+class Link:
+    """The worker's ends of its channel and of its claims; travels as an argument of `Process`."""
+
+    __slots__ = ("channel", "claims")
+
+    def __init__(self, channel: int, claims: int | None) -> None:
+        self.channel = channel
+        #: An eventfd that counts the tasks sent and not yet claimed; None where there is none.
+        self.claims = claims
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Only while a process is started: DupFd asks the start method how descriptors travel.
+        from multiprocessing.reduction import DupFd
+
+        return _link, tuple(None if fd is None else DupFd(fd) for fd in self.ends())
+
+    def ends(self) -> tuple[int, int | None]:
+        """The descriptors."""
+        return self.channel, self.claims
+
+
+def _link(channel: Any, claims: Any) -> Link:
+    return Link(channel.detach(), None if claims is None else claims.detach())
+
+
+class Start:
+    """What a worker needs to know before its first task; travels as an argument of `Process`.
+
+    Pickled as bytes in bytes: what does not unpickle then fails the initializer, with a message,
+    and does not end the process in the middle of its start.  With fork nothing is pickled.
+    """
+
+    def __init__(
+        self,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        environ: Mapping[str, str],
+        threads: int | None,
+        depth: int,
+    ) -> None:
+        self.initializer = initializer
+        self.initargs = initargs
+        #: Variables to set, whatever they are now.
+        self.environ = environ
+        #: How many threads numeric libraries may use; their own variables win.  None: any number.
+        self.threads = threads
+        self.depth = depth
+        self._packed: bytes | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        packed = reduction.worker_dumps((self.initializer, self.initargs))
+        return _start, (packed, dict(self.environ), self.threads, self.depth)
+
+    def prepare(self) -> None:
+        """Set the process up and run the initializer; raises what it raises."""
+        global depth
+        depth = self.depth
+        os.environ.update(self.environ)
+        if self.threads is not None:
+            for name in THREAD_VARIABLES:
+                os.environ.setdefault(name, str(self.threads))
+        if self._packed is not None:
+            self.initializer, self.initargs = reduction.loads(self._packed)
+        if self.initializer is not None:
+            self.initializer(*self.initargs)
+
+
+def _start(packed: bytes, environ: dict[str, str], threads: int | None, depth: int) -> Start:
+    start = Start(None, (), environ, threads, depth)
+    start._packed = packed
+    return start
+
+
+def main(link: Link, start: Start, unwanted: tuple[int, ...] = ()) -> None:
+    """Run a worker until its owner sends EXIT or is gone.
+
+    Args:
+        link: this worker's descriptors.
+        start: the initializer and its like.
+        unwanted: descriptors of the owner that a forked worker inherited and must not keep.
+    """
+    for fd in unwanted:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    die_with_parent()
+    # Ctrl-C reaches the whole terminal, but what it means for the pool is the owner's decision.
+    # A handler that does nothing and not SIG_IGN: children inherit an ignored signal.
+    signal.signal(signal.SIGINT, _do_nothing)
+    _rebuild.enter_worker()
+    worker = _Worker(link)
+    try:
+        if worker.prepare(start):
+            del start
+            worker.run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the owner has closed the channel: nobody waits for anything any more
+    finally:
+        worker.close()
+
+
+def _do_nothing(signum: int, frame: object) -> None:
+    pass
+
+
+class _Worker:
+    def __init__(self, link: Link) -> None:
+        self._channel = link.channel
+        self._claims = link.claims
+        self._pid = os.getpid()
+        self._decoder = _wire.Decoder()
+        self._shelf = Shelf()
+        #: Tasks received and not claimed yet, in order.
+        self._queue: deque[TaskRow] = deque()
+        #: Whether the owner said that nothing comes any more.
+        self._exiting = False
+        #: Guards the three below, and the order of writes.
+        self._lock = threading.Lock()
+        self._outgoing: list[ResultRow] = []
+        self._outgoing_bytes = 0
+        self._outgoing_since = 0.0
+        #: Held while the flusher has nothing to do.
+        self._nothing_waits: threading.Lock | None = None
+
+    def close(self) -> None:
+        for fd in (self._channel, self._claims):
+            if fd is not None:
+                os.close(fd)
+
+    def prepare(self, start: Start) -> bool:
+        """Run the initializer and report; False when it raised."""
+        try:
+            start.prepare()
+        except BaseException as error:  # noqa: BLE001 - the outer edge: the owner hears of it
+            self._write(_wire.frame(Kind.UNFIT, 0, self._dump_error(error)))
+            return False
+        self._write(_wire.frame(Kind.READY))
+        return True
+
+    def run(self) -> None:
+        """Work until the owner says that nothing comes any more, or is gone."""
+        while True:
+            if self._queue:
+                self._next()
+                continue
+            self._flush()
+            if self._exiting or not self._receive():
+                return
+
+    # -- receiving --------------------------------------------------------------------------
+
+    def _receive(self) -> bool:
+        """Wait for bytes and take in the frames they complete; False at the end of the stream."""
+        size = os.readv(self._channel, [self._decoder.room()])
+        for frame in self._decoder.filled(size):
+            self._take_in(frame)
+        return size > 0
+
+    def _take_in(self, frame: _wire.Frame) -> None:
+        match frame.kind:
+            case Kind.TASKS:
+                self._queue.extend(_wire.task_rows(frame))
+            case Kind.DEFINE:
+                self._shelf.define(frame.number, frame.body)
+            case Kind.FORGET:
+                self._shelf.forget(frame.number)
+            case Kind.EXIT:
+                self._exiting = True
+
+    # -- one task ---------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        if not self._claim():
+            # All that is here was taken back, for a claim is won from the tail: had the owner won
+            # only some, those before them would still have theirs.
+            dropped = len(self._queue)
+            self._queue.clear()
+            self._flush()
+            self._write(_wire.frame(Kind.DROPPED, dropped))
+            return
+        row = self._queue.popleft()
+        started = perf_counter()
+        status, payload = self._run(row)
+        if os.getpid() != self._pid:
+            os._exit(1)  # a child the task forked came back here: it must not speak for us
+        finished = perf_counter()
+        micros = min(int((finished - started) * 1e6), 0xFFFFFFFF)
+        self._send(ResultRow(row.task, status, micros, payload), finished)
+
+    def _claim(self) -> bool:
+        if self._claims is None:
+            return True
+        try:
+            os.eventfd_read(self._claims)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _run(self, row: TaskRow) -> tuple[Status, bytes]:
+        """Load, call, dump.  References to the user's objects end with this frame."""
+        status = Status.UNREADABLE
+        try:
+            function, args, kwargs = self._load(row)
+            status = Status.RAISED
+            value = function(*args, **kwargs)
+            status = Status.UNSENDABLE
+            return Status.VALUE, self._shelf.dump(value)
+        except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
+            return status, self._dump_error(error)
+
+    def _load(self, row: TaskRow) -> tuple[Any, Any, Any]:
+        if row.form == Form.CALL:
+            function, args, kwargs = self._shelf.load(row.payload)
+            return function, args, kwargs
+        function = self._shelf.function(row.function)
+        if row.form == Form.ARGS:
+            return function, self._shelf.load(row.payload), {}
+        args, kwargs = self._shelf.load(row.payload)
+        return function, args, kwargs
+
+    def _dump_error(self, error: BaseException) -> bytes:
+        """The exception and its traceback as text; a stand-in for one that does not travel."""
+        # Frames of hookpool at the top say nothing to the user.
+        inner = error.__traceback__
+        while inner is not None and inner.tb_frame.f_globals.get("__name__") == __name__:
+            inner = inner.tb_next
+        text = "".join(traceback.format_exception(type(error), error, inner))
+        try:
+            return self._shelf.dump((error.with_traceback(None), text))
+        except Exception as why:  # noqa: BLE001 - whatever a user's __reduce__ raises
+            stand_in = CannotPickle(
+                f"the task raised {type(error).__name__}: {_text(error)}; the exception itself "
+                f"does not travel ({why}); see the traceback below for where it was raised"
+            )
+            return self._shelf.dump((stand_in, text))
+
+    # -- sending ----------------------------------------------------------------------------
+
+    def _send(self, row: ResultRow, now: float) -> None:
+        if not self._queue:
+            with self._lock:
+                self._outgoing.append(row)
+                self._write_outgoing()
+            return
+        with self._lock:
+            if not self._outgoing:
+                self._outgoing_since = now
+                self._wake_flusher()
+            self._outgoing.append(row)
+            self._outgoing_bytes += len(row.payload)
+            if (
+                row.micros > FLUSH_SECONDS * 1e6
+                or self._outgoing_bytes > FLUSH_BYTES
+                or now - self._outgoing_since > FLUSH_SECONDS
+            ):
+                self._write_outgoing()
+
+    def _flush(self) -> None:
+        with self._lock:
+            self._write_outgoing()
+
+    def _write_outgoing(self) -> None:
+        assert self._lock.locked()
+        if self._outgoing:
+            rows, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
+            self._write(_wire.results_frame(rows))
+
+    def _write(self, buffers: list[_wire.Buffer]) -> None:
+        if _wire.size(buffers) <= FLUSH_BYTES:
+            buffers = [_wire.join(buffers)]
+        while buffers:
+            # A system takes at least 16 buffers at once, Linux 1024 (IOV_MAX).
+            sent = os.writev(self._channel, buffers[:1024])
+            buffers = _wire.after(buffers, sent)
+
+    def _wake_flusher(self) -> None:
+        if self._nothing_waits is None:
+            self._nothing_waits = threading.Lock()
+            threading.Thread(target=self._flush_late, name="hookpool-flush", daemon=True).start()
+        elif self._nothing_waits.locked():
+            self._nothing_waits.release()
+
+    def _flush_late(self) -> None:
+        nothing_waits = self._nothing_waits
+        assert nothing_waits is not None
+        while True:
+            sleep(FLUSH_SECONDS)
+            try:
+                self._flush()
+            except OSError:
+                return  # the owner is gone; the main thread will find out
+            nothing_waits.acquire()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__
+        return "<its text cannot be shown>"
+
+
+def read_error(data: _wire.Buffer) -> tuple[BaseException, str]:
+    """The owner's side of `_dump_error`; raises `CannotUnpickle` when it cannot be rebuilt."""
+    try:
+        error, text = reduction.loads(data)
+    except Exception as why:  # whatever a user's __setstate__ raises
+        raise CannotUnpickle(
+            f"the task raised an exception that cannot be rebuilt here: {why}", may_have_run=True
+        ) from why
+    assert isinstance(error, BaseException), error
+    return error, text

@@ -1,0 +1,437 @@
+"""`HookPoolExecutor`: the pool as its users see it.
+
+::
+
+      user thread                        driver thread                    worker process
+    submit() --pickle--+            +-- wait: channels, deaths, time     _worker.main
+      executor.py      |  _driver   |                                  +------------------+
+        Future <-------+- outcomes -+   Scheduler.handle(event)        | loads -> call -> |
+                       +- Submitted --> (lock; integers only)          | dumps            |
+                          Send(worker, tasks) -- _wire, _channel ----->|                  |
+                          Finished, WorkerExited <---------------------+------------------+
+
+Owns arguments, futures and the order of a map's results.  Takes no decisions (`_scheduler`) and
+does no I/O (`_driver`).  Any thread may call anything here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import sys
+import threading
+import time
+import weakref
+from concurrent.futures import Executor, Future, InvalidStateError
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+
+from hookpool import _driver, _events, _scheduler, _worker, errors
+from hookpool._cpus import cpu_count
+from hookpool._definitions import Ledger
+from hookpool._driver import Driver
+from hookpool._map import Map
+from hookpool._task import Sink, Task
+from hookpool._wire import Form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from multiprocessing.context import BaseContext
+    from multiprocessing.process import BaseProcess
+
+__all__ = ["HookPoolExecutor", "cpu_count", "get_reusable_executor"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Windows waits for at most 63 handles at once, and two are not for workers.
+_MOST_WORKERS_WINDOWS = 61
+# As loky: nobody nests pools this deep on purpose, and a fork bomb is caught in time.
+_DEEPEST = 10
+
+
+class HookPoolExecutor(Executor):
+    """Run calls in worker processes: `concurrent.futures.ProcessPoolExecutor`, and more.
+
+    Lambdas, closures and whatever is defined in ``__main__`` or at a prompt may be called, passed
+    and returned; no ``if __name__ == "__main__"`` guard is needed.  A worker that dies fails the
+    task it ran, and no other.
+
+    Args:
+        max_workers: the most workers at a time; by default the CPUs this process may use (see
+            `cpu_count`).
+        mp_context: the multiprocessing context that starts workers; by default hookpool's.
+        initializer: called as ``initializer(*initargs)`` in each worker before its first task.
+            Should it raise, the pool is broken.
+        initargs: its arguments; multiprocessing's locks and queues may be among them.
+        max_tasks_per_child: a worker is replaced after so many tasks; None means never.
+        on_worker_death: ``"replace"``: the death of a worker fails the task it ran, and only that.
+            ``"break"``: the contract of the standard library, any death breaks the pool.
+        idle_timeout: a worker without work for so many seconds ends; None means never.
+        env: environment variables to set in each worker.
+        inner_threads: how many threads numeric libraries (OpenMP, BLAS, ...) may start in a
+            worker, unless the environment says so already.  By default the CPUs divided by
+            `max_workers`, so that workers times threads fit; None leaves them alone.
+
+    Raises:
+        ValueError: `max_workers` or `max_tasks_per_child` is not positive, or too large here, or
+            `max_tasks_per_child` is used with a context that forks.
+        TypeError: `initializer` cannot be called or `max_tasks_per_child` is not an integer.
+        NestedTooDeep: this process is itself in a pool in a pool ... ten deep.
+
+    Example:
+        >>> with HookPoolExecutor(2) as pool:
+        ...     list(pool.map(lambda x: x * 2, range(5)))
+        [0, 2, 4, 6, 8]
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        on_worker_death: Literal["replace", "break"] = "replace",
+        idle_timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        inner_threads: int | Literal["share"] | None = "share",
+    ) -> None:
+        workers = _checked_workers(max_workers)
+        context = multiprocessing.get_context("hookpool") if mp_context is None else mp_context
+        forks = context.get_start_method(allow_none=False) == "fork"
+        _check_tasks_per_child(max_tasks_per_child, forks)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if on_worker_death not in ("replace", "break"):
+            raise ValueError(f"on_worker_death must be 'replace' or 'break': {on_worker_death!r}")
+        if _worker.depth >= _DEEPEST:
+            raise errors.NestedTooDeep(
+                f"this process is in a worker of a worker, {_worker.depth} pools deep, and wanted "
+                "to make one more; this is most likely code that makes a pool when it is imported"
+            )
+        threads = max(1, cpu_count() // workers) if inner_threads == "share" else inner_threads
+        self._max_workers = workers
+        self._mp_context = context
+        self._ledger = Ledger()
+        self._driver = Driver(
+            _scheduler.Config(
+                max_workers=workers,
+                max_tasks_per_child=max_tasks_per_child,
+                idle_timeout=idle_timeout,
+                break_on_death=on_worker_death == "break",
+                all_at_once=forks,
+            ),
+            context,
+            _worker.Start(initializer, initargs, env or {}, threads, _worker.depth + 1),
+            self._ledger,
+        )
+        # Pending work completes when the executor is dropped, and then the workers end. The
+        # driver must not know the executor, or it would never be dropped.
+        weakref.finalize(self, self._driver.tell, _DROPPED).atexit = False
+
+    # -- submitting -------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Schedule ``fn(*args, **kwargs)`` and return the future of its result.
+
+        What the call refers to is pickled here and now: later changes are not seen by the worker.
+        What cannot be pickled fails the future, with the path to it.
+
+        Raises:
+            BrokenProcessPool: the pool is broken.
+            RuntimeError: the pool is shut down, or belongs to the parent of a forked process.
+        """
+        future: HookFuture[T] = HookFuture(self._driver)
+        try:
+            task = self._task(future, fn, args, kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+            self._driver.check_open()
+            future.set_exception(error)
+            return future
+        future._number = self._driver.submit([task])
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """As the built-in `map`, with the calls made in workers; yields in the order of the items.
+
+        Args:
+            fn: called with one item of each iterable; pickled once.
+            iterables: taken from at once, all of them, unless `buffersize` is given.
+            timeout: seconds from this call within which a result must be there, or `TimeoutError`.
+            chunksize: accepted as in the standard library, and only checked: how many items travel
+                together is decided by how long they are measured to take, and each item has an
+                outcome of its own.
+            buffersize: the most items taken and not yielded; the iterables may then be endless.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is less than one.
+            TypeError: `buffersize` is not an integer.
+        """
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._driver.check_open()
+        items = zip(*iterables, strict=False)
+        run = Map(self._driver, self._ledger, fn, _group(fn), items)
+        try:
+            run.feed(buffersize)
+        except BaseException:
+            run.abandon(kill=False)  # the user's iterable raised, or Ctrl-C
+            raise
+        return run.results(deadline, None if buffersize is None else self)
+
+    def _task(
+        self,
+        sink: Sink,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Task:
+        definition = self._ledger.call(fn)
+        if definition is None:
+            parts = {"the function": fn, "args": args, "kwargs": kwargs}
+            packet, form = self._ledger.dump((fn, args, kwargs), parts), Form.CALL
+        elif kwargs:
+            parts = {"args": args, "kwargs": kwargs}
+            packet, form = self._ledger.dump((args, kwargs), parts), Form.KWARGS
+        else:
+            packet, form = self._ledger.dump(args, {"args": args}), Form.ARGS
+        needs = packet.needs
+        if definition is not None:
+            needs = (*definition.needs, definition, *needs)
+        return Task(sink, fn, definition, form, packet.data, needs, _group(fn))
+
+    # -- ending -----------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls and end the workers when the pending ones are done.
+
+        Args:
+            wait: return only when nothing of the pool is left.
+            cancel_futures: cancel what no worker has started.
+        """
+        self._driver.shut_down(cancel_futures)
+        if wait:
+            self._driver.join()
+
+    def terminate_workers(self) -> None:
+        """End the workers by SIGTERM, without waiting for what they do; as in Python 3.14.
+
+        Pending futures are cancelled, running ones fail with `PoolTerminated`.
+        """
+        self._end(_terminate)
+
+    def kill_workers(self) -> None:
+        """As `terminate_workers`, by SIGKILL."""
+        self._end(_driver._kill)
+
+    def resize(self, max_workers: int) -> None:
+        """Have at most so many workers from now on; surplus ones end when they have no work.
+
+        Raises:
+            ValueError: `max_workers` is not positive, or too large here.
+        """
+        self._max_workers = _checked_workers(max_workers)
+        self._driver.resize(self._max_workers)
+
+    def _retire(self, kill: bool) -> None:
+        if kill:
+            self.kill_workers()
+        else:
+            self.shutdown(wait=True)
+
+    def _end(self, how: Callable[[BaseProcess], None]) -> None:
+        self._driver.shut_down(cancel=True)
+        self._driver.terminate(how)
+        self._driver.join()
+
+    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> Literal[False]:
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self.kill_workers()  # whoever presses Ctrl-C does not want to wait
+        else:
+            self.shutdown(wait=True)
+        return False
+
+    # -- what other libraries look at -------------------------------------------------------
+
+    @property
+    def _processes(self) -> dict[int, BaseProcess]:
+        return self._driver.processes()
+
+    @property
+    def _broken(self) -> str | bool:
+        return False if self._driver.broken is None else str(self._driver.broken)
+
+    @property
+    def _executor_manager_thread(self) -> threading.Thread | None:
+        return self._driver.thread
+
+    @property
+    def _shutdown_thread(self) -> bool:
+        return self._driver.closed
+
+
+#: Told to the driver when the executor is dropped.
+_DROPPED = _events.ShutdownAsked(False, 0.0)
+
+
+class HookFuture(Future[T]):
+    """A `concurrent.futures.Future` whose `cancel` and `running` ask the pool for the truth."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self._driver = driver
+        #: The number of its task, once submitted.
+        self._number: int | None = None
+
+    def cancel(self) -> bool:
+        """Cancel the call if no worker has claimed it.
+
+        Returns:
+            True if it is cancelled, now or earlier; False if it is running or finished.
+        """
+        if self.done():
+            return self.cancelled()
+        if self._number is None or not self._driver.cancel(self._number):
+            return self.cancelled()
+        self.set_cancelled()
+        return True
+
+    def running(self) -> bool:
+        """Whether a worker has claimed the call and has not finished it."""
+        return (
+            not self.done() and self._number is not None and self._driver.is_running(self._number)
+        )
+
+    def set_cancelled(self) -> None:
+        """The pool's word that the call will never run."""
+        if super().cancel():
+            self.set_running_or_notify_cancel()
+
+    def set_result(self, result: T) -> None:
+        """The pool's word that the call returned."""
+        with contextlib.suppress(InvalidStateError):  # the user has set it: then that counts
+            super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """The pool's word that the call failed."""
+        with contextlib.suppress(InvalidStateError):
+            super().set_exception(exception)
+
+
+def _group(fn: object) -> int:
+    """Calls of one function are expected to last equally long, whatever object carries it."""
+    return id(getattr(fn, "__code__", None) or type(fn))
+
+
+def _terminate(process: BaseProcess) -> None:
+    process.terminate()
+
+
+def _checked_workers(max_workers: int | None) -> int:
+    if max_workers is None:
+        workers = cpu_count()
+        return min(workers, _MOST_WORKERS_WINDOWS) if sys.platform == "win32" else workers
+    if max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    if sys.platform == "win32" and max_workers > _MOST_WORKERS_WINDOWS:
+        raise ValueError(f"max_workers must be <= {_MOST_WORKERS_WINDOWS}")
+    return max_workers
+
+
+def _check_tasks_per_child(most: int | None, forks: bool) -> None:
+    if most is None:
+        return
+    if not isinstance(most, int):
+        raise TypeError("max_tasks_per_child must be an integer")
+    if most <= 0:
+        raise ValueError("max_tasks_per_child must be >= 1")
+    if forks:
+        # The replacements would be forked from a process that has threads by then.
+        raise ValueError(
+            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
+            "supply a different mp_context."
+        )
+
+
+# -- the reusable executor ---------------------------------------------------------------------
+
+_reusable: HookPoolExecutor | None = None
+_reusable_arguments: dict[str, Any] = {}
+_reusable_lock = threading.RLock()
+
+
+def get_reusable_executor(
+    max_workers: int | None = None,
+    context: BaseContext | str | None = None,
+    timeout: float | None = 10,
+    kill_workers: bool = False,
+    reuse: bool | Literal["auto"] = "auto",
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    env: Mapping[str, str] | None = None,
+) -> HookPoolExecutor:
+    """Return the program's shared executor, making it, resizing it or replacing it as needed.
+
+    Meaning and names of the arguments are loky's.  Any thread may call.
+
+    Args:
+        max_workers: with ``reuse=True`` None keeps the present size.
+        context: a multiprocessing context or the name of one.
+        timeout: workers without work for so many seconds end.
+        kill_workers: when the executor is replaced, do not wait for what it runs.
+        reuse: True: reuse the present executor whatever its other arguments were; False: make a
+            new one; ``"auto"``: reuse it if they were the same.
+        initializer: as for `HookPoolExecutor`.
+        initargs: as for `HookPoolExecutor`.
+        env: as for `HookPoolExecutor`.
+
+    Raises:
+        ValueError: `max_workers` is not positive.
+    """
+    global _reusable, _reusable_arguments
+    if max_workers is not None and max_workers <= 0:
+        raise ValueError(f"max_workers must be greater than 0, got {max_workers}.")
+    if isinstance(context, str):
+        context = multiprocessing.get_context(context)
+    arguments: dict[str, Any] = {
+        "mp_context": context,
+        "idle_timeout": timeout,
+        "initializer": initializer,
+        "initargs": initargs,
+        "env": env,
+    }
+    with _reusable_lock:
+        present = _reusable
+        if present is not None and _is_usable(present, reuse, arguments):
+            if max_workers is None:
+                max_workers = present._max_workers if reuse is True else cpu_count()
+            present.resize(max_workers)
+            return present
+        if present is not None:
+            present._retire(kill_workers)
+        _reusable = HookPoolExecutor(max_workers, **arguments)
+        _reusable_arguments = arguments
+        return _reusable
+
+
+def _is_usable(
+    present: HookPoolExecutor, reuse: bool | Literal["auto"], arguments: dict[str, Any]
+) -> bool:
+    driver = present._driver
+    if driver.broken is not None or driver.closed or driver.forked:
+        return False
+    return arguments == _reusable_arguments if reuse == "auto" else reuse

@@ -1,0 +1,771 @@
+"""`HookPoolExecutor` as its users know `ProcessPoolExecutor`, and what it does beyond."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import multiprocessing
+import os
+import pickle
+import sys
+import threading
+import time
+import weakref
+from concurrent.futures import CancelledError, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from operator import add, mul
+
+import pytest
+
+import hookpool
+from hookpool import errors
+from hookpool.executor import HookPoolExecutor, get_reusable_executor
+from tests.helpers import run_as, wait_until
+
+CONTEXTS = ["hookpool", "spawn", "forkserver", "fork"]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """One pool for all tests that do not harm it."""
+    with HookPoolExecutor(2) as pool:
+        yield pool
+
+
+def gate(tmp_path, name="gate"):
+    """A pair of functions: the first waits in a worker until the second is called here."""
+    path = str(tmp_path / name)
+    os.mkfifo(path)
+
+    def pass_through():
+        with open(path) as end:
+            return end.read()
+
+    def open_it():
+        with open(path, "w") as end:
+            end.write("open")
+
+    return pass_through, open_it
+
+
+# -- calls ----------------------------------------------------------------------------------------
+
+
+def test_a_lambda_runs_in_another_process(pool):
+    assert pool.submit(lambda: os.getpid()).result() != os.getpid()
+
+
+def test_arguments_arrive_by_position_and_name(pool):
+    assert pool.submit(lambda *a, **k: (a, k), 1, 2, fn=3, self=4).result() == (
+        (1, 2),
+        {"fn": 3, "self": 4},
+    )
+
+
+def test_a_closure_keeps_what_it_captured(pool):
+    factor = 3
+
+    assert pool.submit(lambda x: x * factor, 14).result() == 42
+
+
+def test_an_importable_function_runs(pool):
+    assert pool.submit(mul, 6, 7).result() == 42
+
+
+def test_a_bound_method_and_a_partial_run(pool):
+    import functools
+
+    assert pool.submit("a,b".split, ",").result() == ["a", "b"]
+    assert pool.submit(functools.partial(add, 40), 2).result() == 42
+
+
+def test_a_local_class_keeps_its_identity(pool):
+    class Point:
+        def __init__(self, x):
+            self.x = x
+
+    back = pool.submit(lambda point: Point(point.x + 1), Point(41)).result()
+
+    assert type(back) is Point
+    assert back.x == 42
+
+
+def test_arguments_are_a_snapshot(pool):
+    items = [1]
+    future = pool.submit(lambda x: list(x), items)
+    items.append(2)
+
+    assert future.result() == [1]
+
+
+def test_two_closures_of_one_factory_stay_two(pool):
+    def counter():
+        count = 0
+
+        def bump():
+            nonlocal count
+            count += 1
+            return count, os.getpid()
+
+        return bump
+
+    first, second = counter(), counter()
+    seen = {}
+    for bump in (first, second, first, second):
+        count, pid = pool.submit(bump).result()
+        seen.setdefault((bump, pid), []).append(count)
+
+    assert all(counts == list(range(1, len(counts) + 1)) for counts in seen.values())
+
+
+def test_a_function_edited_at_the_owner_is_sent_again(pool):
+    rate = [1]
+
+    def taxed(x):
+        return x * rate[0]
+
+    assert pool.submit(taxed, 7).result() == 7
+    rate[0] = 6
+    assert pool.submit(taxed, 7).result() == 42
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def test_an_exception_of_the_task_comes_back_with_the_remote_traceback(pool):
+    def fails():
+        raise KeyError("here")
+
+    error = pool.submit(fails).exception()
+
+    assert type(error) is KeyError
+    assert error.args == ("here",)
+    assert isinstance(error.__cause__, errors.RemoteTraceback)
+    assert "in fails" in str(error.__cause__)
+    assert "_worker" not in str(error.__cause__)
+
+
+def test_the_cause_of_an_exception_is_kept(pool):
+    def fails():
+        try:
+            int("x")
+        except ValueError as error:
+            raise RuntimeError("outer") from error
+
+    error = pool.submit(fails).exception()
+
+    assert type(error.__cause__) is ValueError
+    assert isinstance(error.__cause__.__cause__, errors.RemoteTraceback)
+
+
+def test_an_exception_whose_init_takes_other_arguments_costs_nothing_else(pool):
+    class Odd(Exception):
+        def __init__(self, first, *, second):
+            super().__init__(f"{first} {second}")
+            self.second = second
+
+    def fails():
+        raise Odd(1, second=2)
+
+    error = pool.submit(fails).exception()
+
+    assert type(error) is Odd
+    assert error.second == 2
+    assert pool.submit(add, 1, 1).result() == 2
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_a_task_raises_is_in_the_future_and_the_worker_lives(pool, kind):
+    def fails():
+        raise kind(3)
+
+    before = set(pool._processes)
+
+    assert type(pool.submit(fails).exception()) is kind
+    assert set(pool._processes) == before
+
+
+def test_an_argument_that_does_not_pickle_fails_its_future_with_the_path(pool):
+    future = pool.submit(print, {"key": [1, threading.Lock()]})
+
+    error = future.exception()
+    assert isinstance(error, (pickle.PicklingError, TypeError))
+    assert "args[0]" in str(error)
+    assert "lock" in str(error)
+
+
+def test_a_result_that_does_not_pickle_fails_its_future_only(pool):
+    error = pool.submit(lambda: (i for i in "abc")).exception()
+
+    assert isinstance(error, (pickle.PicklingError, TypeError))
+    assert "generator" in str(error)
+
+
+class _Unreadable:
+    def __reduce__(self):
+        return _refuse, ()
+
+
+def _refuse():
+    raise ValueError("not to be rebuilt")
+
+
+def test_an_argument_that_does_not_unpickle_fails_its_future_only(pool):
+    error = pool.submit(print, _Unreadable()).exception()
+
+    assert isinstance(error, errors.CannotUnpickle)
+    assert isinstance(error, BrokenProcessPool)
+    assert not error.may_have_run
+    assert "not to be rebuilt" in str(error)
+    assert "print" in str(error)
+
+
+def test_a_result_that_does_not_unpickle_fails_its_future_only(pool):
+    error = pool.submit(_Unreadable).exception()
+
+    assert isinstance(error, errors.CannotUnpickle)
+    assert error.may_have_run
+    assert pool.submit(add, 1, 1).result() == 2
+
+
+def test_a_done_callback_may_submit(pool):
+    done = concurrent.futures.Future()
+
+    def again(future):
+        pool.submit(add, future.result(), 1).add_done_callback(
+            lambda last: done.set_result(last.result())
+        )
+
+    pool.submit(add, 39, 2).add_done_callback(again)
+
+    assert done.result(timeout=20) == 42
+
+
+# -- map ------------------------------------------------------------------------------------------
+
+
+def test_map_keeps_the_order(pool):
+    assert list(pool.map(lambda x: x * 2, range(5000))) == [x * 2 for x in range(5000)]
+
+
+def test_map_takes_several_iterables_and_stops_at_the_shortest(pool):
+    assert list(pool.map(pow, (2, 3, 4), (5, 2))) == [32, 9]
+
+
+def test_map_of_nothing_is_nothing(pool):
+    assert list(pool.map(abs, [])) == []
+
+
+def test_an_error_in_the_middle_of_a_map_comes_at_its_place(pool):
+    results = pool.map(lambda x: 10 // x, [5, 2, 0, 1])
+
+    assert next(results) == 2
+    assert next(results) == 5
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_an_item_that_does_not_pickle_fails_at_its_place(pool):
+    results = pool.map(lambda x: 1, [1, threading.Lock(), 2])
+
+    assert next(results) == 1
+    with pytest.raises((pickle.PicklingError, TypeError), match="lock"):
+        next(results)
+
+
+def test_a_map_of_a_function_that_does_not_pickle_fails_at_the_first_item(pool):
+    lock = threading.Lock()
+    lock.acquire()
+    with pytest.raises((pickle.PicklingError, TypeError)):
+        list(pool.map(lambda x: lock, [1, 2]))
+
+
+def test_map_with_a_timeout_raises_in_time(pool, tmp_path):
+    wait_here, open_it = gate(tmp_path)
+    results = pool.map(lambda f: f(), [wait_here], timeout=0.05)
+
+    with pytest.raises(TimeoutError):
+        next(results)
+    open_it()
+
+
+def test_map_with_a_buffer_takes_from_an_endless_iterable(pool):
+    taken = []
+
+    def endless():
+        n = 0
+        while True:
+            taken.append(n)
+            yield n
+            n += 1
+
+    results = pool.map(lambda x: x, endless(), buffersize=4)
+
+    assert [next(results) for _ in range(10)] == list(range(10))
+    assert len(taken) == 14
+    results.close()
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, 10_000])
+def test_map_with_a_chunksize_gives_the_same(pool, chunksize):
+    assert list(pool.map(abs, range(-50, 0), chunksize=chunksize)) == list(range(50, 0, -1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"chunksize": 0}, ValueError, "chunksize must be >= 1"),
+        ({"chunksize": -1}, ValueError, "chunksize must be >= 1"),
+        ({"buffersize": 0}, ValueError, "buffersize must be None or > 0"),
+        ({"buffersize": "7"}, TypeError, "buffersize must be an integer or None"),
+    ],
+)
+def test_map_checks_its_arguments(pool, arguments, error, text):
+    with pytest.raises(error, match=text):
+        pool.map(abs, [1], **arguments)
+
+
+def test_an_iterable_that_raises_raises_from_map(pool):
+    def items():
+        yield 1
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError):
+        pool.map(abs, items())
+
+
+def test_items_of_one_map_do_not_share_objects(pool):
+    shared = [0]
+
+    def bump(box):
+        box[0] += 1
+        return box[0]
+
+    assert list(pool.map(bump, [shared] * 100)) == [1] * 100
+
+
+def test_a_map_outlives_the_executor_it_came_from():
+    before = threading.active_count()
+    results = HookPoolExecutor(1).map(lambda x: x + 1, range(20))
+    gc.collect()
+
+    assert list(results) == list(range(1, 21))
+    wait_until(lambda: threading.active_count() == before, 20)
+
+
+# -- futures --------------------------------------------------------------------------------------
+
+
+def test_running_and_cancel_tell_the_truth(tmp_path):
+    wait_here, open_it = gate(tmp_path)
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+        running = pool.submit(wait_here)
+        behind = [pool.submit(abs, -n) for n in range(10)]
+        wait_until(running.running, 10)
+
+        assert not running.cancel()
+        assert not any(future.running() for future in behind)
+        assert all(future.cancel() for future in behind[::2])
+        assert all(future.cancelled() for future in behind[::2])
+        open_it()
+        assert [future.result() for future in behind[1::2]] == [1, 3, 5, 7, 9]
+        assert running.result() == "open"
+        assert not running.running()
+        assert not running.cancel()
+
+
+def test_a_cancelled_future_wakes_those_who_wait(tmp_path):
+    wait_here, open_it = gate(tmp_path)
+    with HookPoolExecutor(1) as pool:
+        pool.submit(wait_here)
+        future = pool.submit(abs, 1)
+        called = []
+        future.add_done_callback(called.append)
+
+        assert future.cancel()
+        assert future.cancel()
+        assert wait([future], timeout=10).done == {future}
+        assert called == [future]
+        with pytest.raises(CancelledError):
+            future.result()
+        open_it()
+
+
+def test_as_completed_and_wait_take_our_futures(pool):
+    futures = [pool.submit(abs, -n) for n in range(100)]
+
+    assert {f.result() for f in as_completed(futures, timeout=20)} == set(range(100))
+    assert wait(futures).not_done == set()
+
+
+def test_asyncio_takes_our_futures(pool):
+    async def main():
+        loop = asyncio.get_running_loop()
+        direct = await asyncio.wrap_future(pool.submit(lambda: 41))
+        return direct + await loop.run_in_executor(pool, lambda: 1)
+
+    assert asyncio.run(main()) == 42
+
+
+def test_many_threads_submit_to_one_pool(pool):
+    results = [None] * 8
+
+    def submit(at):
+        results[at] = [pool.submit(add, at, n) for n in range(100)]
+
+    threads = [threading.Thread(target=submit, args=(at,)) for at in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [[f.result() for f in futures] for futures in results] == [
+        [at + n for n in range(100)] for at in range(8)
+    ]
+
+
+def test_what_a_finished_task_held_is_let_go(pool):
+    class Big:
+        pass
+
+    big = Big()
+    watch = weakref.ref(big)
+    pool.submit(type, big).result()
+    del big
+
+    wait_until(lambda: gc.collect() is not None and watch() is None, 5)
+
+
+# -- the constructor ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"max_workers": 0}, ValueError, "max_workers must be greater than 0"),
+        ({"max_workers": -1}, ValueError, "max_workers must be greater than 0"),
+        ({"initializer": 3}, TypeError, "initializer must be a callable"),
+        ({"max_tasks_per_child": "3"}, TypeError, "max_tasks_per_child must be an integer"),
+        ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child must be >= 1"),
+        ({"on_worker_death": "panic"}, ValueError, "on_worker_death must be"),
+    ],
+)
+def test_the_constructor_checks_its_arguments(arguments, error, text):
+    with pytest.raises(error, match=text):
+        HookPoolExecutor(**arguments)
+
+
+def test_tasks_per_child_do_not_go_with_fork():
+    with pytest.raises(ValueError, match="incompatible with the 'fork'"):
+        HookPoolExecutor(1, mp_context=multiprocessing.get_context("fork"), max_tasks_per_child=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("method", CONTEXTS)
+def test_any_context_starts_workers(method):
+    with HookPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+        assert pool.submit(lambda x: x + 1, 41).result() == 42
+        assert list(pool.map(lambda x: -x, range(10))) == [-x for x in range(10)]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("method", CONTEXTS)
+def test_an_initializer_with_a_lambda_a_lock_and_a_queue(method):
+    context = multiprocessing.get_context(method)
+    lock, queue = context.Lock(), context.SimpleQueue()
+
+    def keep(lock, queue, call):
+        sys.kept = lock, queue, call
+
+    with HookPoolExecutor(
+        1, context, initializer=keep, initargs=(lock, queue, lambda: 42)
+    ) as pool:
+
+        def use():
+            lock, queue, call = sys.kept
+            with lock:
+                queue.put(call())
+
+        assert pool.submit(use).exception() is None
+        assert queue.get() == 42
+    queue.close()
+
+
+def test_a_worker_is_replaced_after_its_share_of_tasks():
+    with HookPoolExecutor(1, max_tasks_per_child=3) as pool:
+        pids = list(pool.map(lambda _: os.getpid(), range(9)))
+
+    assert [len(set(pids[at : at + 3])) for at in (0, 3, 6)] == [1, 1, 1]
+    assert len(set(pids)) == 3
+
+
+def test_the_environment_of_the_workers_is_set_and_ours_is_not(pool):
+    with HookPoolExecutor(1, env={"HOOKPOOL_TEST": "yes"}) as pool:
+        assert pool.submit(os.getenv, "HOOKPOOL_TEST").result() == "yes"
+    assert "HOOKPOOL_TEST" not in os.environ
+
+
+def test_numeric_libraries_get_their_share_of_the_cpus():
+    with HookPoolExecutor(1, inner_threads=3) as pool:
+        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() in (
+            "3",
+            os.environ.get("OMP_NUM_THREADS"),
+        )
+
+
+def test_workers_are_started_on_demand(pool):
+    with HookPoolExecutor(8) as pool:
+        assert pool._processes == {}
+        pool.submit(abs, 1).result()
+        assert len(pool._processes) == 1
+
+
+def test_pools_nest():
+    def outer(n):
+        with HookPoolExecutor(1) as inner:
+            return inner.submit(lambda: n + 1).result()
+
+    with HookPoolExecutor(1) as pool:
+        assert pool.submit(outer, 41).result() == 42
+
+
+def test_pools_in_pools_without_end_are_an_error():
+    def deeper(n):
+        with HookPoolExecutor(1) as inner:
+            return inner.submit(deeper, n + 1).result()
+
+    from hookpool import _worker, executor
+
+    with HookPoolExecutor(
+        1, initializer=lambda: setattr(_worker, "depth", executor._DEEPEST)
+    ) as p:
+        assert isinstance(p.submit(deeper, 0).exception(), errors.NestedTooDeep)
+
+
+# -- the namespace of a worker -------------------------------------------------------------------
+
+
+def test_a_global_set_by_the_initializer_is_there_for_tasks():
+    out = run_as(
+        "file",
+        """
+        from hookpool import HookPoolExecutor
+        model = None
+        def init(value):
+            global model
+            model = value
+        def work(x):
+            return model * x
+        with HookPoolExecutor(2, initializer=init, initargs=(6,)) as pool:
+            print(list(pool.map(work, [7, 8])), pool.submit(lambda: model).result())
+        """,
+    )
+
+    assert out.strip() == "[42, 48] 6"
+
+
+def test_a_cache_filled_by_one_function_is_read_by_another():
+    out = run_as(
+        "file",
+        """
+        from hookpool import HookPoolExecutor
+        cache = {}
+        def fill(x):
+            cache[x] = x * 2
+        def read(x):
+            return cache.get(x)
+        with HookPoolExecutor(1) as pool:
+            list(pool.map(fill, range(3)))
+            print(list(pool.map(read, range(4))))
+            cache["owner"] = 1
+            print(pool.submit(lambda: dict(cache)).result())
+        """,
+    )
+
+    assert out.split("\n")[:2] == ["[0, 2, 4, None]", "{'owner': 1}"]
+
+
+# -- the end --------------------------------------------------------------------------------------
+
+
+def test_submitting_after_shutdown_is_an_error():
+    pool = HookPoolExecutor(1)
+    pool.shutdown()
+
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        pool.submit(abs, 1)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        pool.map(abs, [1])
+
+
+def test_shutdown_finishes_what_is_pending():
+    pool = HookPoolExecutor(2)
+    futures = [pool.submit(abs, -n) for n in range(50)]
+    pool.shutdown()
+
+    assert [future.result(timeout=0) for future in futures] == list(range(50))
+    assert pool._processes == {}
+
+
+def test_shutdown_without_waiting_finishes_what_is_pending():
+    pool = HookPoolExecutor(2)
+    futures = [pool.submit(abs, -n) for n in range(50)]
+    pool.shutdown(wait=False)
+
+    assert [future.result(timeout=30) for future in futures] == list(range(50))
+    pool.shutdown()
+
+
+def test_shutdown_with_cancel_cancels_what_has_not_started(tmp_path):
+    wait_here, open_it = gate(tmp_path)
+    pool = HookPoolExecutor(1)
+    running = pool.submit(wait_here)
+    wait_until(running.running, 20)
+    pending = [pool.submit(abs, 1) for _ in range(10)]
+
+    pool.shutdown(wait=False, cancel_futures=True)
+    open_it()
+    pool.shutdown()
+
+    assert running.result() == "open"
+    assert all(future.cancelled() for future in pending)
+
+
+def test_an_executor_dropped_with_work_pending_finishes_it():
+    pool = HookPoolExecutor(1)
+    futures = [pool.submit(abs, -n) for n in range(20)]
+    thread = pool._executor_manager_thread
+    del pool
+    gc.collect()
+
+    assert [future.result(timeout=30) for future in futures] == list(range(20))
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+def test_a_program_that_ends_without_shutdown_finishes_its_work():
+    out = run_as(
+        "file",
+        """
+        from hookpool import HookPoolExecutor
+        pool = HookPoolExecutor(1)
+        for n in range(3):
+            pool.submit(print, n, flush=True)
+        """,
+    )
+
+    assert out.split() == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("end", ["terminate_workers", "kill_workers"])
+def test_ending_the_workers_ends_everything(tmp_path, end):
+    wait_here, _ = gate(tmp_path)
+    pool = HookPoolExecutor(1)
+    running = pool.submit(wait_here)
+    wait_until(running.running, 20)
+    pending = [pool.submit(abs, 1) for _ in range(5)]
+
+    getattr(pool, end)()
+
+    assert isinstance(running.exception(timeout=0), BrokenProcessPool)
+    assert all(future.cancelled() for future in pending)
+    assert pool._processes == {}
+    with pytest.raises((BrokenProcessPool, RuntimeError)):
+        pool.submit(abs, 1)
+
+
+def test_ctrl_c_inside_the_with_block_does_not_wait(tmp_path):
+    wait_here, _ = gate(tmp_path)
+    started = time.monotonic()
+
+    pool = HookPoolExecutor(1)
+    future = pool.submit(wait_here)
+    wait_until(future.running, 20)
+    with pytest.raises(KeyboardInterrupt), pool:
+        raise KeyboardInterrupt
+
+    assert pool._processes == {}
+    assert time.monotonic() - started < 20
+    assert isinstance(future.exception(timeout=0), BrokenProcessPool)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_is_told_that_the_pool_is_not_its_own(pool):
+    pool.submit(abs, 1).result()
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            pool.submit(abs, 1)
+        except BaseException as error:
+            os.write(write, type(error).__name__.encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+    assert os.read(read, 100) == b"ForkedPool"
+    assert pool.submit(abs, -3).result() == 3
+    os.close(read)
+    os.close(write)
+
+
+# -- the reusable executor -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def reusable():
+    yield
+    get_reusable_executor(1).shutdown()
+
+
+def test_the_reusable_executor_is_reused(reusable):
+    first = get_reusable_executor(2)
+    pid = first.submit(os.getpid).result()
+
+    second = get_reusable_executor(2)
+
+    assert second is first
+    assert pid in second._processes
+
+
+def test_the_reusable_executor_is_resized(reusable):
+    first = get_reusable_executor(1)
+    first.submit(abs, 1).result()
+
+    second = get_reusable_executor(2)
+
+    assert second is first
+    assert second._max_workers == 2
+    assert get_reusable_executor(reuse=True)._max_workers == 2
+
+
+def test_other_arguments_give_another_reusable_executor(reusable):
+    first = get_reusable_executor(1)
+
+    second = get_reusable_executor(1, env={"A": "b"})
+
+    assert second is not first
+    assert first._shutdown_thread
+
+
+def test_a_shut_down_reusable_executor_is_replaced(reusable):
+    first = get_reusable_executor(1)
+    first.shutdown()
+
+    assert get_reusable_executor(1).submit(abs, -1).result() == 1
+
+
+def test_idle_workers_of_the_reusable_executor_end(reusable):
+    pool = get_reusable_executor(1, timeout=0.01)
+    pool.submit(abs, 1).result()
+
+    wait_until(lambda: not pool._processes, 20)
+    assert pool.submit(abs, -2).result() == 2
+
+
+def test_names_are_handed_out_by_the_package():
+    assert hookpool.HookPoolExecutor is HookPoolExecutor
+    assert hookpool.get_reusable_executor is get_reusable_executor
+    assert sys.modules["hookpool.executor"].cpu_count() >= 1
