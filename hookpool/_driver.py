@@ -54,12 +54,24 @@ if TYPE_CHECKING:
 # How long terminated workers may take to end before they are killed, in seconds. SIGTERM is final
 # in an ordinary worker; only one whose task handles the signal, or is stopped, needs the rest.
 KILL_AFTER = 2.0
+# How long a look at the processes waits for those being started, in seconds: a start that takes
+# longer (an overloaded machine) is then not in the list.
+START_WAIT = 10.0
 
 
 class Worker:
     """The owner's side of one worker."""
 
-    __slots__ = ("channel", "death", "definitions", "number", "pidfd", "process", "trouble")
+    __slots__ = (
+        "channel",
+        "death",
+        "definitions",
+        "number",
+        "pidfd",
+        "process",
+        "retired",
+        "unfit",
+    )
 
     def __init__(self, number: int, process: BaseProcess, channel: Channel) -> None:
         self.number = number
@@ -71,8 +83,10 @@ class Worker:
         self.death = process.sentinel if self.pidfd is None else self.pidfd
         #: The numbers of the definitions it has been sent.
         self.definitions: set[int] = set()
-        #: What its initializer raised.
-        self.trouble: BaseException | None = None
+        #: Whether it was told to exit.
+        self.retired = False
+        #: Whether its initializer raised.
+        self.unfit = False
 
     def fds(self) -> list[int]:
         """The descriptors that a forked child of the owner must close."""
@@ -120,6 +134,11 @@ class Driver:
         self._late = itertools.count(1 << 62)
         #: Living workers by number.
         self._workers: dict[int, Worker] = {}
+        #: Workers that the driver's thread has yet to start.
+        self._unstarted = 0
+        self._started = threading.Condition(self._lock)
+        #: Those of them that shall exit already.
+        self._unwanted: set[int] = set()
         #: Decisions for the driver's thread, in order.
         self._chores: deque[_events.Action] = deque()
         #: Events from those who may not take the lock.
@@ -142,7 +161,7 @@ class Driver:
         self._interrupted = False
         #: How workers ended whose tasks are being failed, by number.
         self._exits: dict[int, _Exit] = {}
-        #: Why a process could not be started, the last time that happened.
+        #: Why a process could not be started, or what its initializer raised, the last time.
         self._start_error: BaseException | None = None
         self._selector: selectors.BaseSelector | None = None
         self._alarm: tuple[int, int] | None = None
@@ -176,6 +195,18 @@ class Driver:
             raise refusal
         self._after_transition()
         return first
+
+    def expect(self) -> None:
+        """A task is about to be submitted: start a worker meanwhile, if one is needed."""
+        if len(self._workers) + self._unstarted >= self._scheduler.config.max_workers:
+            return
+        if self._holder == threading.get_ident() or self._refusal() is not None:
+            return
+        if self.thread is None:
+            self._open()
+        with self._transition():
+            self._tell(_events.Expected(time.monotonic()))
+        self._after_transition()
 
     def _submit_late(self, tasks: Sequence[Task]) -> int:
         numbers = [next(self._late) for _ in tasks]
@@ -261,16 +292,18 @@ class Driver:
             thread.join(timeout)
 
     def processes(self) -> dict[int, BaseProcess]:
-        """The living workers' processes by pid."""
-        return {
-            worker.process.pid: worker.process
-            for worker in list(self._workers.values())
-            if worker.process.pid is not None
-        }
+        """The processes of the workers by pid, but for those told to exit.
 
-    def is_idle(self) -> bool:
-        """Whether no task is unfinished."""
-        return not self._tasks
+        Waits for those being started: in the standard library they are there when submit returns.
+        """
+        with self._started:
+            if self.thread is not threading.current_thread():
+                self._started.wait_for(lambda: not self._unstarted or self._ended(), START_WAIT)
+            return {
+                worker.process.pid: worker.process
+                for worker in self._workers.values()
+                if worker.process.pid is not None and not worker.retired
+            }
 
     # -- transitions ------------------------------------------------------------------------
 
@@ -333,12 +366,21 @@ class Driver:
                         won = self._workers[number].channel.take_claims(tasks)
                         events.append(_events.TookBack(number, won, time.monotonic()))
                     case _events.Retire(number):
-                        self._post(self._workers.get(number), _wire.frame(Kind.EXIT))
+                        self._retire(number)
                     case _events.WakeAt(when):
                         self._set_alarm(when)
                     case _:
+                        self._unstarted += isinstance(action, _events.Launch)
                         chores.append(action)
         return chores
+
+    def _retire(self, number: int) -> None:
+        worker = self._workers.get(number)
+        if worker is None:
+            self._unwanted.add(number)
+        else:
+            worker.retired = True
+            self._post(worker, _wire.frame(Kind.EXIT))
 
     def _send(self, action: _events.Send) -> None:
         worker = self._workers[action.worker]
@@ -357,12 +399,11 @@ class Driver:
         worker.channel.add_claims(len(rows))
         self._post(worker, buffers + _wire.tasks_frame(rows))
 
-    def _post(self, worker: Worker | None, buffers: list[_wire.Buffer]) -> None:
+    def _post(self, worker: Worker, buffers: list[_wire.Buffer]) -> None:
         """Send the buffers, as far as the kernel takes them now."""
-        if worker is not None:
-            worker.channel.send(buffers)
-            if worker.channel.backed_up:
-                self._backed_up.add(worker)
+        worker.channel.send(buffers)
+        if worker.channel.backed_up:
+            self._backed_up.add(worker)
 
     def _forget_definitions(self) -> None:
         forgotten = self._ledger.forgotten
@@ -537,8 +578,11 @@ class Driver:
             case Kind.DROPPED:
                 event = _events.Dropped(worker.number, frame.number, now)
             case Kind.UNFIT:
-                worker.trouble = rebuilt(frame.body)
-                event = _events.InitializerFailed(worker.number)
+                self._start_error = rebuilt(frame.body)
+                # The pool breaks when it has ended: it may still have logs to send on its way.
+                worker.unfit = True
+                self._kill_at = now + KILL_AFTER
+                return
             case _:
                 raise errors.InternalError(f"a worker sent a frame of kind {frame.kind}")
         with self._transition():
@@ -607,6 +651,9 @@ class Driver:
     def _launch(self, number: int) -> None:
         """Start a worker; should that fail, it counts as one that ended at its start."""
         assert self._selector is not None
+        if number in self._unwanted:
+            self._note_start_failed(number)
+            return
         channel = Channel()
         try:
             process = self._context.Process(  # type: ignore[attr-defined]
@@ -618,18 +665,29 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - no processes left, unpicklable initializer
             channel.close()
             self._start_error = error
-            self._exits[number] = _Exit(None, None)
-            with self._transition():
-                self._tell(_events.WorkerExited(number, 0, time.monotonic()))
+            self._note_start_failed(number)
             return
         channel.hand_over()
         worker = Worker(number, process, channel)
         self._selector.register(channel.fd, selectors.EVENT_READ, worker)
         self._selector.register(worker.death, selectors.EVENT_READ, worker)
-        with self._lock:
-            self._workers[number] = worker
+        self._note_start(worker)
         if self.broken is not None:
             self._kill(process)
+
+    def _note_start(self, worker: Worker) -> None:
+        with self._started:
+            self._workers[worker.number] = worker
+            if worker.number in self._unwanted:
+                self._retire(worker.number)
+            self._unstarted -= 1
+            self._started.notify_all()
+
+    def _note_start_failed(self, number: int) -> None:
+        with self._transition():
+            self._unstarted -= 1
+            self._started.notify_all()
+            self._tell(_events.WorkerExited(number, 0, time.monotonic()))
 
     def _worker_exited(self, worker: Worker) -> None:
         assert self._selector is not None
@@ -646,6 +704,8 @@ class Driver:
             del self._workers[worker.number]
             self._backed_up.discard(worker)
             unclaimed = worker.channel.take_claims()
+            if worker.unfit:
+                self._tell(_events.InitializerFailed(worker.number))
             self._tell(_events.WorkerExited(worker.number, unclaimed, time.monotonic()))
         self._do_chores()
         del self._exits[worker.number]
@@ -664,12 +724,11 @@ class Driver:
             task.sink.set_exception(errors.again(error))
 
     def _why_broken(self, chore: _events.Break) -> BaseException:
-        worker = self._workers.get(chore.worker)
         exit = self._exits.get(chore.worker)
         pid, exitcode = (exit.pid, exit.exitcode) if exit else (None, None)
         match chore.why:
             case Why.INITIALIZER:
-                return errors.initializer_failed(worker.trouble if worker else None)
+                return errors.initializer_failed(self._start_error)
             case Why.CANNOT_START:
                 return errors.worker_cannot_start(chore.deaths, exitcode, self._start_error)
             case Why.TOO_MANY_DEATHS:

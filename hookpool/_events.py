@@ -41,6 +41,12 @@ class Submitted(NamedTuple):
     now: float
 
 
+class Expected(NamedTuple):
+    """A task is about to be submitted: a worker can start while it is being pickled."""
+
+    now: float
+
+
 class WorkerReady(NamedTuple):
     """The worker has started, ran its initializer, and waits for tasks."""
 
@@ -119,6 +125,7 @@ class Tick(NamedTuple):
 
 Event = (
     Submitted
+    | Expected
     | WorkerReady
     | InitializerFailed
     | Finished

@@ -149,21 +149,25 @@ class Map:
         killing = False
         try:
             while self._yielded < self._taken:
-                is_value, outcome = self._wait(self._yielded, deadline)
-                self._yielded += 1
-                if refill is not None:
-                    self.feed(1)
-                try:
-                    if not is_value:
-                        raise outcome
-                    yield outcome
-                finally:
-                    del outcome  # the user's object, and an error would hold this frame
+                # No name here for the value: the generator would hold it until the next one.
+                yield self._next(deadline, refill is not None)
         except KeyboardInterrupt:
             killing = True
             raise
         finally:
             self.abandon(killing)
+
+    def _next(self, deadline: float | None, refill: bool) -> Any:
+        is_value, outcome = self._wait(self._yielded, deadline)
+        self._yielded += 1
+        if refill:
+            self.feed(1)
+        if is_value:
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # its traceback will hold this frame
 
     def _wait(self, index: int, deadline: float | None) -> tuple[bool, Any]:
         while index not in self._outcomes:

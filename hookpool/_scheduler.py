@@ -58,6 +58,7 @@ from hookpool._events import (
     CancelAsked,
     Done,
     Dropped,
+    Expected,
     Fail,
     Finished,
     InitializerFailed,
@@ -215,6 +216,11 @@ class Scheduler:
         self._queued += stop - start
         self._assign(now)
 
+    def _expected(self, event: Expected) -> None:
+        idle = any(w.phase is Phase.READY and not w.held for w in self._workers.values())
+        if self.state is Pool.OPEN and not idle:
+            self._launch(event.now, self._starting() + 1)
+
     def _worker_ready(self, event: WorkerReady) -> None:
         worker = self._workers.get(event.worker)
         self._failed_starts = 0
@@ -336,7 +342,7 @@ class Scheduler:
         self._retire_spent()
         self._shrink()
         if self._queued or self.config.all_at_once:
-            self._launch(now)
+            self._launch(now, self._queued)
         if self._queued and self.config.claims:
             self._feed_ahead(now)
         if not self._queued and self.config.claims:
@@ -465,13 +471,13 @@ class Scheduler:
     def _active(self) -> int:
         return sum(worker.phase is not Phase.RETIRING for worker in self._workers.values())
 
-    def _launch(self, now: float) -> None:
-        """Start workers for queued tasks that no starting worker is meant for."""
+    def _launch(self, now: float, tasks: int) -> None:
+        """Start workers for so many tasks, as far as none that starts is meant for them."""
         room = self._max_workers - self._active()
         if self.config.all_at_once and self.state is Pool.OPEN:
             wanted = room
         else:
-            wanted = min(room, self._queued - self._starting())
+            wanted = min(room, tasks - self._starting())
         for _ in range(wanted):
             self._workers[self._next_worker] = _Worker(now)
             self._actions.append(Launch(self._next_worker))
@@ -651,6 +657,7 @@ def _cut_tail(sent: deque[Span], count: int) -> list[Span]:
 
 _HANDLERS: dict[type, Callable[[Scheduler, Any], None]] = {
     Submitted: Scheduler._submitted,
+    Expected: Scheduler._expected,
     WorkerReady: Scheduler._worker_ready,
     InitializerFailed: Scheduler._initializer_failed,
     Finished: Scheduler._finished,

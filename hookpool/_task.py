@@ -110,7 +110,7 @@ def _told(task: Task, status: int, error: BaseException, text: str) -> BaseExcep
         last = last.__cause__
         seen.add(id(last))
     if last.__cause__ is None:
-        last.__cause__ = errors.RemoteTraceback(text)
+        last.__cause__ = errors.remote_traceback(text)
     return outer
 
 
@@ -119,5 +119,5 @@ def rebuilt(data: _wire.Buffer) -> BaseException:
         error, text = _worker.read_error(data)
     except errors.CannotUnpickle as why:
         return why
-    error.__cause__ = errors.RemoteTraceback(text)
+    error.__cause__ = errors.remote_traceback(text)
     return error

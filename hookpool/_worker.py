@@ -27,6 +27,7 @@ import signal
 import threading
 import traceback
 from collections import deque
+from concurrent.futures._base import LOGGER
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,7 @@ class _Worker:
         try:
             start.prepare()
         except BaseException as error:  # noqa: BLE001 - the outer edge: the owner hears of it
+            LOGGER.critical("Exception in initializer:", exc_info=True)  # as the standard pool
             self._write(_wire.frame(Kind.UNFIT, 0, self._dump_error(error)))
             return False
         self._write(_wire.frame(Kind.READY))
@@ -221,7 +223,7 @@ class _Worker:
             case Kind.TASKS:
                 self._queue.extend(_wire.task_rows(frame))
             case Kind.DEFINE:
-                self._shelf.define(frame.number, frame.body)
+                self._shelf.define(frame.number, bytes(frame.body))
             case Kind.FORGET:
                 self._shelf.forget(frame.number)
             case Kind.EXIT:

@@ -30,7 +30,7 @@ from __future__ import annotations
 import copy
 import pickle
 import signal
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback  # type: ignore[attr-defined]
 
 __all__ = [
     "CannotPickle",
@@ -159,15 +159,14 @@ class InternalError(HookPoolError, RuntimeError):
     """An invariant of hookpool is broken.  Please report it, with this text."""
 
 
-class RemoteTraceback(Exception):
+#: The standard library's own class, which those who print remote tracebacks know.
+RemoteTraceback = _RemoteTraceback
+
+
+def remote_traceback(text: str) -> BaseException:
     """The traceback in the worker, as text: the ``__cause__`` of an exception a task raised."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
+    cause: BaseException = RemoteTraceback(f'\n"""\n{text}"""')
+    return cause
 
 
 def describe_exit(exitcode: int | None) -> str:

@@ -143,6 +143,7 @@ class HookPoolExecutor(Executor):
             RuntimeError: the pool is shut down, or belongs to the parent of a forked process.
         """
         future: HookFuture[T] = HookFuture(self._driver)
+        self._driver.expect()
         try:
             task = self._task(future, fn, args, kwargs)
         except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises

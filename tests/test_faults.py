@@ -112,6 +112,8 @@ def expected(where: Where, how: How) -> type[BaseException] | str:
             return RAISED[how] if how in (How.SYSTEM_EXIT, How.INTERRUPT) else Exception
         case Where.RUNNING:
             return RAISED[how]
+        case Where.EXCEPTION_UNPICKLE if how not in (How.SYSTEM_EXIT, How.INTERRUPT):
+            return Raised  # what it cannot rebuild itself from, it does without
         case Where.ARGUMENT_UNPICKLE | Where.RESULT_UNPICKLE | Where.EXCEPTION_UNPICKLE:
             return errors.CannotUnpickle
     if how in (How.SYSTEM_EXIT, How.INTERRUPT):

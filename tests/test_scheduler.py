@@ -10,6 +10,7 @@ from hookpool._events import (
     CancelAsked,
     Done,
     Dropped,
+    Expected,
     Fail,
     Finished,
     InitializerFailed,
@@ -102,6 +103,25 @@ def test_a_ready_worker_is_sent_the_oldest_task():
     desk.submit(2)
 
     assert desk.ready(0) == [Send(0, (Span(0, 1, 0),))]
+
+
+def test_an_expected_task_launches_a_worker_when_none_is_idle():
+    desk = Desk()
+
+    assert desk(Expected(0.0)) == [Launch(0)]
+    assert desk.submit() == []
+    assert desk.ready(0) == [Send(0, (Span(0, 1, 0),))]
+    assert desk(Expected(0.0)) == [Launch(1)]
+    assert desk(Expected(0.0)) == []
+
+
+def test_an_expected_task_launches_nothing_when_a_worker_is_idle():
+    desk = Desk()
+    desk.submit()
+    desk.ready(0)
+    desk.finish(0)
+
+    assert desk(Expected(0.0)) == []
 
 
 def test_an_idle_worker_is_sent_a_task_at_once():

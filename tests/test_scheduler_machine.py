@@ -149,6 +149,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         world.tell(s.Submitted(first, first + count, group, world.now))
 
+    @rule()
+    def a_task_is_expected(self):
+        self.world.tell(s.Expected(self.world.now))
+
     @precondition(lambda self: self.world.workers)
     @rule(data=st.data())
     def worker_steps(self, data):
