@@ -1,0 +1,136 @@
+"""One map: items in, outcomes out, with a driver that does what the test says."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from hookpool._definitions import Ledger
+from hookpool._map import LARGEST_FEED, Map
+
+
+class Driver:
+    """Takes tasks, and finishes them when told."""
+
+    def __init__(self):
+        self.tasks = []
+        self.feeds = []
+        self.abandoned = []
+
+    def submit(self, tasks):
+        first = len(self.tasks)
+        self.tasks += tasks
+        self.feeds.append(len(tasks))
+        return first
+
+    def abandon(self, first, stop, kill):
+        self.abandoned.append((first, stop, kill))
+
+    def finish(self, index, value):
+        self.tasks[index].sink.set_result(value)
+
+
+@pytest.fixture
+def driver():
+    return Driver()
+
+
+def start(driver, items, most=None, refill=None, deadline=None):
+    run = Map(driver, Ledger(), abs, 0, ((item,) for item in items))
+    run.feed(most)
+    return run.results(deadline, refill)
+
+
+def test_items_are_handed_over_in_growing_groups(driver):
+    start(driver, range(1000))
+
+    assert driver.feeds[:4] == [1, 2, 4, 8]
+    assert max(driver.feeds) == LARGEST_FEED
+    assert sum(driver.feeds) == 1000
+
+
+def test_results_come_in_order_whatever_the_order_they_arrive_in(driver):
+    results = start(driver, range(3))
+    for index in (2, 0, 1):
+        driver.finish(index, index * 10)
+
+    assert list(results) == [0, 10, 20]
+    assert driver.abandoned == []
+
+
+def test_a_consumer_that_sleeps_is_woken(driver):
+    results = start(driver, range(50))
+    thread = threading.Thread(target=lambda: [driver.finish(n, n) for n in range(50)])
+    thread.start()
+
+    assert list(results) == list(range(50))
+    thread.join()
+
+
+def test_with_a_buffer_one_item_is_taken_for_each_value(driver):
+    taken = []
+    items = (taken.append(n) or n for n in range(100))
+    results = start(driver, items, most=3, refill=object())
+    assert taken == [0, 1, 2]
+
+    driver.finish(0, "a")
+
+    assert next(results) == "a"
+    assert taken == [0, 1, 2, 3]
+
+
+def test_a_deadline_that_passes_abandons_the_rest(driver):
+    results = start(driver, range(2), deadline=time.monotonic() + 0.01)
+
+    with pytest.raises(TimeoutError):
+        next(results)
+    assert driver.abandoned == [(0, 1, False), (1, 2, False)]
+
+
+def test_what_has_arrived_is_given_even_after_the_deadline(driver):
+    results = start(driver, range(1), deadline=time.monotonic() - 1)
+    driver.finish(0, "there")
+
+    assert next(results) == "there"
+
+
+def test_an_error_comes_in_its_place_and_abandons_the_rest(driver):
+    results = start(driver, range(3))
+    driver.finish(0, 0)
+    driver.tasks[1].sink.set_exception(LookupError())
+
+    assert next(results) == 0
+    with pytest.raises(LookupError):
+        next(results)
+    assert driver.abandoned
+
+
+def test_ctrl_c_abandons_and_kills(driver):
+    results = start(driver, range(3))
+    driver.finish(0, 0)
+    next(results)
+
+    with pytest.raises(KeyboardInterrupt):
+        results.throw(KeyboardInterrupt)
+    assert {kill for _, _, kill in driver.abandoned} == {True}
+
+
+def test_a_generator_closed_early_abandons(driver):
+    results = start(driver, range(3))
+    driver.finish(0, 0)
+    next(results)
+    results.close()
+
+    assert {kill for _, _, kill in driver.abandoned} == {False}
+
+
+def test_an_item_that_does_not_pickle_has_no_task(driver):
+    results = start(driver, [1, threading.Lock(), 3])
+    assert len(driver.tasks) == 2
+    driver.finish(0, 1)
+
+    assert next(results) == 1
+    with pytest.raises(Exception, match="lock"):
+        next(results)

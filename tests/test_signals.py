@@ -1,0 +1,118 @@
+"""Ctrl-C, and owners that end in every way: no orphan, no hang, one traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.processes import Program, marked_processes, wait_until
+
+# The contract: workers gone within a second of their owner. The rest is for a loaded machine.
+SOON = 5.0
+
+BUSY = """
+import ctypes, os, sys, time
+from hookpool import HookPoolExecutor
+def work(n):
+    os.write(1, b"busy\\n")
+    {work}
+{program}
+"""
+IN_C = "ctypes.PyDLL(None).sleep(60)"  # holds the GIL: no Python code of the worker can run
+ASLEEP = "time.sleep(60)"
+
+
+def start(program, work=ASLEEP):
+    """Run the program until two workers are busy."""
+    source = BUSY.format(work=work, program=program)
+    started = Program(
+        ("-c", source),
+        timeout=50,
+        env=None,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    for _ in range(2):
+        assert started.process.stdout.readline() == b"busy\n"
+    return started
+
+
+@pytest.mark.parametrize("work", [ASLEEP, IN_C], ids=["asleep", "in-c"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_workers_end_with_their_owner(work, how):
+    with start("pool = HookPoolExecutor(2); list(pool.map(work, range(4)))", work) as program:
+        assert len(marked_processes(program.mark)) >= 3
+
+        os.kill(program.process.pid, how)
+
+        program.process.wait(SOON)
+        wait_until(lambda: not marked_processes(program.mark), SOON)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "with HookPoolExecutor(2) as pool: list(pool.map(work, range(8)))",
+        "pool = HookPoolExecutor(2)\nlist(pool.map(work, range(8)))",
+        "with HookPoolExecutor(2) as pool:\n    calls = [pool.submit(work, n) for n in range(8)]"
+        "\n    calls[0].result()",
+    ],
+    ids=["map-with", "map-bare", "submit-with"],
+)
+def test_ctrl_c_ends_the_program_at_once_with_one_traceback(program):
+    with start(program) as running:
+        pressed = time.monotonic()
+        os.killpg(running.process.pid, signal.SIGINT)  # as the terminal does it
+
+        _, err = running.process.communicate(timeout=SOON)
+
+        assert time.monotonic() - pressed < SOON
+        assert running.process.returncode != 0
+        assert err.decode().count("Traceback (most recent call last)") == 1
+        assert "KeyboardInterrupt" in err.decode()
+        wait_until(lambda: not marked_processes(running.mark), SOON)
+
+
+def test_ctrl_c_in_a_map_leaves_the_pool_usable():
+    program = """
+pool = HookPoolExecutor(2)
+try:
+    list(pool.map(work, range(8)))
+except KeyboardInterrupt:
+    print(pool.submit(abs, -42).result(timeout=20), flush=True)
+pool.shutdown()
+"""
+    with start(program) as running:
+        os.kill(running.process.pid, signal.SIGINT)
+
+        out, err = running.process.communicate(timeout=30)
+
+    assert out.decode().splitlines()[-1] == "42", err.decode()
+    assert running.process.returncode == 0
+
+
+def test_a_worker_does_not_die_of_an_interrupt_and_its_children_are_not_deaf_to_it():
+    program = """
+import signal, subprocess
+pool = HookPoolExecutor(1)
+pid = pool.submit(os.getpid).result()
+os.kill(pid, signal.SIGINT)
+assert pool.submit(os.getpid).result() == pid
+ask = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+print(pool.submit(subprocess.check_output, [sys.executable, "-c", ask], text=True).result())
+pool.shutdown()
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", BUSY.format(work="pass", program=program)],
+        stdout=subprocess.PIPE,
+        timeout=50,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert out.strip() == "True"

@@ -1,0 +1,193 @@
+"""A worker in this very process, its owner played by the test: claims, results, drops."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from hookpool import _wire, _worker, reduction
+from hookpool._channel import CLAIMS, Channel
+from hookpool._wire import Form, Kind, Status
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.skipif(not CLAIMS, reason="there is no atomic claim on this system")
+
+
+class Owner:
+    """The other end of a worker that runs in a thread."""
+
+    def __init__(self):
+        self.channel = Channel()
+        self.worker = _worker._Worker(
+            _worker.Link(os.dup(self.channel.worker_fd), os.dup(self.channel.claims))
+        )
+        self.thread = threading.Thread(target=self.worker.run)
+        self.frames = []
+
+    def send(self, *calls, claims=None):
+        rows = [
+            (number, 0, Form.CALL, reduction.dumps((fn, args, {})))
+            for number, (fn, *args) in enumerate(calls)
+        ]
+        self.channel.add_claims(len(rows) if claims is None else claims)
+        self.channel.send(_wire.tasks_frame(rows))
+
+    def receive(self, count):
+        """Wait for so many results or other frames."""
+
+        def enough():
+            frames, _ = self.channel.receive()
+            for frame in frames:
+                if frame.kind == Kind.RESULTS:
+                    self.frames += list(_wire.result_rows(frame))
+                else:
+                    self.frames.append(frame)
+            return len(self.frames) >= count
+
+        wait_until(enough, 20)
+        got, self.frames = self.frames[:count], self.frames[count:]
+        return got
+
+    def end(self):
+        self.channel.send(_wire.frame(Kind.EXIT))
+        if not self.thread.ident:
+            self.thread.start()
+        self.thread.join(20)
+        self.worker.close()
+        self.channel.close()
+
+
+@pytest.fixture
+def owner():
+    owner = Owner()
+    yield owner
+    owner.end()
+
+
+def values(rows):
+    return [reduction.loads(row.payload) for row in rows]
+
+
+def test_tasks_run_in_order_and_their_results_come_in_order(owner):
+    owner.send((abs, -1), (abs, -2), (abs, -3))
+    owner.thread.start()
+
+    rows = owner.receive(3)
+
+    assert [row.task for row in rows] == [0, 1, 2]
+    assert values(rows) == [1, 2, 3]
+    assert {row.status for row in rows} == {Status.VALUE}
+
+
+def test_what_was_taken_back_is_dropped_and_said_so(owner):
+    owner.send((abs, -1), (abs, -2), (abs, -3))
+    assert owner.channel.take_claims(2) == 2
+    owner.thread.start()
+
+    row, dropped = owner.receive(2)
+
+    assert values([row]) == [1]
+    assert (dropped.kind, dropped.number) == (Kind.DROPPED, 2)
+
+
+def test_a_worker_that_dropped_takes_new_tasks(owner):
+    owner.send((abs, -1), claims=0)
+    owner.thread.start()
+    assert owner.receive(1)[0].kind == Kind.DROPPED
+
+    owner.send((abs, -7))
+
+    assert values(owner.receive(1)) == [7]
+
+
+def test_a_finished_task_is_heard_of_while_the_next_one_is_long(owner):
+    gate = threading.Event()
+    _gates.append(gate)
+    owner.send((abs, -1), (_wait,), (abs, -3))
+    owner.thread.start()
+
+    assert values(owner.receive(1)) == [1]
+    gate.set()
+    assert values(owner.receive(2)) == [True, 3]
+
+
+_gates: list[threading.Event] = []
+
+
+def _wait():
+    return _gates.pop().wait(20)
+
+
+def test_a_task_that_raises_says_what_and_where(owner):
+    owner.send((int, "x"))
+    owner.thread.start()
+
+    [row] = owner.receive(1)
+    error, text = _worker.read_error(row.payload)
+
+    assert row.status == Status.RAISED
+    assert type(error) is ValueError
+    assert "invalid literal" in text
+    assert "_worker.py" not in text
+
+
+def test_a_payload_that_cannot_be_loaded_fails_its_task_only(owner):
+    owner.channel.add_claims(1)
+    owner.channel.send(_wire.tasks_frame([(5, 0, Form.CALL, b"nonsense")]))
+    owner.send((abs, -1))
+    owner.thread.start()
+
+    bad, good = owner.receive(2)
+
+    assert (bad.task, bad.status) == (5, Status.UNREADABLE)
+    assert values([good]) == [1]
+
+
+def test_a_result_that_cannot_be_pickled_fails_its_task_only(owner):
+    owner.send((threading.Event,), (iter, b"x"), (abs, -1))
+    owner.thread.start()
+
+    rows = owner.receive(3)
+
+    assert values(rows[2:]) == [1]
+    assert rows[2].status == Status.VALUE
+
+
+def test_durations_are_measured(owner):
+    owner.send((time.sleep, 0.02))
+    owner.thread.start()
+
+    assert owner.receive(1)[0].micros >= 20_000
+
+
+def test_a_start_runs_the_initializer_in_the_given_environment(monkeypatch):
+    monkeypatch.setattr(_worker, "depth", 0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+    for name in _worker.THREAD_VARIABLES[1:]:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOOKPOOL_TEST", "before")
+    seen = []
+    start = _worker.Start(
+        lambda x: seen.append((x, os.environ["HOOKPOOL_TEST"])), (1,), {"HOOKPOOL_TEST": "a"}, 3, 2
+    )
+
+    start.prepare()
+
+    assert seen == [(1, "a")]
+    assert _worker.depth == 2
+    assert os.environ["OMP_NUM_THREADS"] == "9"
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
+
+
+def test_a_start_travels_in_one_pickle_and_opens_late():
+    start = _worker.Start(len, ("abc",), {"A": "b"}, None, 1)
+
+    twin = reduction.loads(reduction.worker_dumps(start))
+
+    assert twin.initializer is None
+    assert twin.environ == {"A": "b"}
+    assert reduction.loads(twin._packed) == (len, ("abc",))
