@@ -29,7 +29,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import selectors
+import select
 import threading
 import time
 import weakref
@@ -39,11 +39,12 @@ from typing import TYPE_CHECKING
 from hookpool import _events, _scheduler, _wire, _worker, errors
 from hookpool._channel import CLAIMS, Channel
 from hookpool._events import Why
-from hookpool._task import rebuilt, resolve
+from hookpool._poller import CAN_MUTE, Poller
+from hookpool._task import rebuilt, resolve, resolve_here
 from hookpool._wire import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from hookpool._task import Task
     from hookpool._wire import ResultRow
 
+# How long a thread that waits for a result reads in place of the driver's thread, in seconds.
+# Longer saves the detour, some 50 us, for longer tasks, where it does not matter; shorter bounds
+# what a cancel from elsewhere can be delayed by.
+HELP_SECONDS = 0.02
 # How long terminated workers may take to end before they are killed, in seconds. SIGTERM is final
 # in an ordinary worker; only one whose task handles the signal, or is stopped, needs the rest.
 KILL_AFTER = 2.0
@@ -69,6 +74,7 @@ class Worker:
         "number",
         "pidfd",
         "process",
+        "reading",
         "retired",
         "unfit",
     )
@@ -83,6 +89,8 @@ class Worker:
         self.death = process.sentinel if self.pidfd is None else self.pidfd
         #: The numbers of the definitions it has been sent.
         self.definitions: set[int] = set()
+        #: Held by the thread that reads its channel.
+        self.reading = threading.Lock()
         #: Whether it was told to exit.
         self.retired = False
         #: Whether its initializer raised.
@@ -109,6 +117,41 @@ class _Exit:
         self.exitcode = exitcode
 
 
+class _Entry:
+    """Notes which threads are at the lock or beyond; see `Driver._is_inside`."""
+
+    __slots__ = ("threads",)
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def __enter__(self) -> None:
+        self.threads.add(threading.get_ident())
+
+    def __exit__(self, *_: object) -> None:
+        self.threads.discard(threading.get_ident())
+
+
+class _Transition:
+    """Around what must not be left half-done: an exception that comes through breaks the pool.
+
+    The lock itself is taken by a `with` statement of its own, outside of this one: an interrupt
+    cannot come between taking a lock of the `threading` module so and the promise to give it back.
+    """
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._driver._interrupt()
+
+
 class Driver:
     """See the module."""
 
@@ -123,9 +166,9 @@ class Driver:
         self._start = start
         self._ledger = ledger
         self._scheduler = _scheduler.Scheduler(config._replace(claims=config.claims and CLAIMS))
+        self._entry = _Entry()
         self._lock = threading.Lock()
-        #: The thread that holds the lock, if any.
-        self._holder: int | None = None
+        self._transition = _Transition(self)
         #: Unfinished tasks by number.
         self._tasks: dict[int, Task] = {}
         #: The number of the next task.
@@ -143,6 +186,8 @@ class Driver:
         self._chores: deque[_events.Action] = deque()
         #: Events from those who may not take the lock.
         self._inbox: deque[_events.Event] = deque()
+        #: Results that have arrived, for the driver's thread to give to their sinks.
+        self._arrived: deque[tuple[Task | None, ResultRow]] = deque()
         #: When the scheduler wants to be woken, by `time.monotonic`.
         self._wake_at: float | None = None
         #: When what is left of the workers is killed.
@@ -163,7 +208,7 @@ class Driver:
         self._exits: dict[int, _Exit] = {}
         #: Why a process could not be started, or what its initializer raised, the last time.
         self._start_error: BaseException | None = None
-        self._selector: selectors.BaseSelector | None = None
+        self._poller: Poller | None = None
         self._alarm: tuple[int, int] | None = None
         #: Whether a byte is in the alarm pipe already.
         self._alarmed = False
@@ -180,16 +225,19 @@ class Driver:
             BrokenProcessPool: the pool is broken.
             RuntimeError: the pool is shut down.
         """
-        if self._holder == threading.get_ident():
+        if self._is_inside():
             return self._submit_late(tasks)
         if self.thread is None and self._refusal() is None:
             self._open()
-        with self._transition():
+        with self._entry, self._lock, self._transition:
             refusal = self._refusal()
             if refusal is None:
                 first = self._next
                 self._next = stop = first + len(tasks)
-                self._tasks.update(zip(range(first, stop), tasks, strict=True))
+                if len(tasks) == 1:
+                    self._tasks[first] = tasks[0]
+                else:
+                    self._tasks.update(zip(range(first, stop), tasks, strict=True))
                 self._tell(_events.Submitted(first, stop, tasks[0].group, time.monotonic()))
         if refusal is not None:
             raise refusal
@@ -198,13 +246,13 @@ class Driver:
 
     def expect(self) -> None:
         """A task is about to be submitted: start a worker meanwhile, if one is needed."""
-        if len(self._workers) + self._unstarted >= self._scheduler.config.max_workers:
+        if not self._scheduler.wants_more():
             return
-        if self._holder == threading.get_ident() or self._refusal() is not None:
+        if self._is_inside() or self._refusal() is not None:
             return
         if self.thread is None:
             self._open()
-        with self._transition():
+        with self._entry, self._lock, self._transition:
             self._tell(_events.Expected(time.monotonic()))
         self._after_transition()
 
@@ -216,10 +264,10 @@ class Driver:
 
     def cancel(self, number: int) -> bool:
         """Whether the task had not been started and now never will be; its sink is not told."""
-        if self._holder == threading.get_ident():
+        if self._is_inside():
             return False  # in the middle of a transition of this very thread: cannot be known
         cancelled = False
-        with self._transition():
+        with self._entry, self._lock, self._transition:
             if number in self._tasks:
                 chores = self._handle(_events.CancelAsked(number, time.monotonic()))
                 for chore in chores:
@@ -239,9 +287,9 @@ class Driver:
 
     def is_running(self, number: int) -> bool:
         """Whether a worker has claimed the task."""
-        if self._holder == threading.get_ident():
+        if self._is_inside():
             return False  # in the middle of a transition of this very thread: cannot be known
-        with self._transition():
+        with self._entry, self._lock, self._transition:
             runner, held = self._scheduler.runner(number)
             worker = self._workers.get(runner)
             # The head of what a worker holds is claimed if anything is.
@@ -254,10 +302,72 @@ class Driver:
                 self._kill_runner(number)
 
     def _kill_runner(self, number: int) -> None:
-        with self._transition():
+        self._refuse_reentrance()
+        with self._entry, self._lock, self._transition:
             worker = self._workers.get(self._scheduler.runner(number)[0])
         if worker is not None:
             _kill(worker.process)
+
+    def help(self, number: int, timeout: float | None) -> None:
+        """Read in place of the driver's thread, for a thread that waits for this task's result.
+
+        That saves waking the one to wake the other, most of a short round trip.  Done only for a
+        task that its worker has begun, which therefore will not move; only for `HELP_SECONDS`,
+        after which it does not matter any more; and so that the driver's thread takes over
+        whatever happens here.
+        """
+        if not CAN_MUTE or self._is_inside() or self.thread is threading.current_thread():
+            return
+        with self._lock:
+            worker = self._workers.get(self._scheduler.runner(number)[0])
+        if worker is None or worker.reading.locked() or worker.channel.ended:
+            return
+        until = time.monotonic() + (
+            HELP_SECONDS if timeout is None else min(timeout, HELP_SECONDS)
+        )
+        with worker.reading:
+            poller, fd = self._poller, worker.channel.inn
+            if poller is None or self._workers.get(worker.number) is not worker:
+                return
+            try:
+                poller.mute(fd)
+                self._read_for(number, worker, until)
+                poller.unmute(fd)
+            except BaseException:
+                poller.unmute(fd)
+                raise
+
+    def _read_for(self, number: int, worker: Worker, until: float) -> None:
+        poll = select.poll()
+        poll.register(worker.channel.inn, select.POLLIN)
+        while number in self._tasks and not worker.channel.ended:
+            left = until - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                return
+            task = self._tasks.get(number)
+            self._read(worker)
+            self._settle_own(task)
+
+    def _settle_own(self, own: Task | None) -> None:
+        """Settle the task that this thread waits for; the driver's thread does the others."""
+        others = False
+        for _ in range(len(self._arrived)):
+            try:
+                task, row = self._arrived.popleft()
+            except IndexError:
+                break  # the driver's thread was faster
+            if task is own and task is not None and not task.sink.has_callbacks():
+                try:
+                    resolve_here(task, row)
+                except BaseException:
+                    self._arrived.append((task, row))
+                    self._wake()
+                    raise
+            else:
+                self._arrived.append((task, row))
+                others = True
+        if others or self._chores:
+            self._wake()
 
     def tell(self, event: _events.Event) -> None:
         """Have the driver's thread take note of the event; safe in finalizers and handlers."""
@@ -266,14 +376,16 @@ class Driver:
 
     def shut_down(self, cancel: bool) -> None:
         """Take no more tasks; with `cancel`, those not started do not run."""
-        with self._transition():
+        self._refuse_reentrance()
+        with self._entry, self._lock, self._transition:
             self.closed = True
             self._tell(_events.ShutdownAsked(cancel, time.monotonic()))
         self._after_transition()
 
     def terminate(self, kill: Callable[[BaseProcess], None]) -> None:
         """End all workers at once, by `kill`; whatever is unfinished fails."""
-        with self._transition():
+        self._refuse_reentrance()
+        with self._entry, self._lock, self._transition:
             self.closed = True
             self._kill = kill
             self._tell(_events.TerminateAsked())
@@ -281,7 +393,8 @@ class Driver:
 
     def resize(self, max_workers: int) -> None:
         """Have so many workers from now on."""
-        with self._transition():
+        self._refuse_reentrance()
+        with self._entry, self._lock, self._transition:
             self._tell(_events.Resized(max_workers, time.monotonic()))
         self._after_transition()
 
@@ -307,29 +420,26 @@ class Driver:
 
     # -- transitions ------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _transition(self) -> Iterator[None]:
-        """Hold the lock; an exception half-way breaks the pool."""
-        if self._holder == threading.get_ident():
+    def _is_inside(self) -> bool:
+        """Whether a signal handler or finalizer asks while its own thread is in a transition."""
+        return threading.get_ident() in self._entry.threads
+
+    def _refuse_reentrance(self) -> None:
+        if self._is_inside():
             raise errors.InternalError(
                 "a signal handler or finalizer controlled the pool while its own thread was inside"
                 " it; do so from another thread"
             )
-        with self._lock:
-            self._holder = threading.get_ident()
-            try:
-                yield
-            except BaseException:
-                self._interrupted = True
-                self.broken = errors.InternalError(
-                    "an exception interrupted a decision of the pool half-way, so that its state "
-                    "is unknown; the pool is broken: make a new one"
-                )
-                self._chores.append(_events.Break(Why.TERMINATED, -1, 0))
-                self._wake()
-                raise
-            finally:
-                self._holder = None
+
+    def _interrupt(self) -> None:
+        """An exception came half-way through a transition."""
+        self._interrupted = True
+        self.broken = errors.InternalError(
+            "an exception interrupted a decision of the pool half-way, so that its state is "
+            "unknown; the pool is broken: make a new one"
+        )
+        self._chores.append(_events.Break(Why.TERMINATED, -1, 0))
+        self._wake()
 
     def _after_transition(self) -> None:
         """Wake the driver's thread if the transition left something for it."""
@@ -351,7 +461,9 @@ class Driver:
         return None
 
     def _tell(self, event: _events.Event) -> None:
-        self._chores.extend(self._handle(event))
+        chores = self._handle(event)
+        if chores:
+            self._chores.extend(chores)
 
     def _handle(self, event: _events.Event) -> list[_events.Action]:
         """Tell the scheduler, carry out at once what must keep its order, return the rest."""
@@ -384,7 +496,8 @@ class Driver:
 
     def _send(self, action: _events.Send) -> None:
         worker = self._workers[action.worker]
-        self._forget_definitions()
+        if self._ledger.forgotten:
+            self._forget_definitions()
         rows: list[tuple[int, int, int, _wire.Buffer]] = []
         buffers: list[_wire.Buffer] = []
         needs: tuple[Definition, ...] | None = None
@@ -426,16 +539,16 @@ class Driver:
         with self._opening:
             if self.thread is not None:
                 return
-            self._selector = selectors.DefaultSelector()
+            self._poller = Poller()
             self._alarm = os.pipe()
             for fd in self._alarm:
                 os.set_blocking(fd, False)
-            self._selector.register(self._alarm[0], selectors.EVENT_READ, None)
+            self._poller.watch(self._alarm[0], None)
             _living.add(self)
             _register_exit()
             if self._scheduler.config.all_at_once:
                 # The workers are forked from here, so no thread may run yet.
-                with self._transition():
+                with self._entry, self._lock, self._transition:
                     self._tell(_events.Tick(time.monotonic()))
                 self._do_chores()
             self.thread = threading.Thread(target=self._run, name="hookpool-driver")
@@ -444,9 +557,9 @@ class Driver:
     def _close(self) -> None:
         _living.discard(self)
         with self._opening, self._lock:
-            assert self._selector is not None
+            assert self._poller is not None
             assert self._alarm is not None
-            self._selector.close()
+            self._poller.close()
             for fd in self._alarm:
                 os.close(fd)
             self._alarm = None
@@ -457,14 +570,14 @@ class Driver:
         # Held by a thread that does not exist here.
         self._lock = threading.Lock()
         self._opening = threading.Lock()
-        self._holder = None
+        self._entry = _Entry()
         for worker in list(self._workers.values()):
             for fd in worker.fds():
                 with contextlib.suppress(OSError):
                     os.close(fd)
         self._workers.clear()
-        if self._selector is not None and self._alarm is not None:
-            self._selector.close()
+        if self._poller is not None and self._alarm is not None:
+            self._poller.close()
             for fd in self._alarm:
                 os.close(fd)
             self._alarm = None
@@ -512,28 +625,27 @@ class Driver:
 
     def _wait(self) -> None:
         """Sleep until something happens, and tell the scheduler what it was."""
-        assert self._selector is not None
-        for key, ready in self._selector.select(self._patience()):
-            worker = key.data
+        assert self._poller is not None
+        for worker, fd, writable in self._poller.wait(self._patience()):
             if worker is None:
                 self._alarmed = False
                 with contextlib.suppress(BlockingIOError):
-                    os.read(key.fd, 512)
+                    os.read(fd, 512)
             elif worker.number not in self._workers:
                 pass  # it ended a moment ago, in this very loop
-            elif key.fd == worker.death:
+            elif fd == worker.death:
                 self._worker_exited(worker)
+            elif writable:
+                self._drain_outbox(worker)
             else:
-                if ready & selectors.EVENT_WRITE:
-                    self._drain_outbox(worker)
-                if ready & selectors.EVENT_READ:
-                    self._receive(worker)
+                self._receive(worker)
+        self._settle()
         self._watch_outboxes()
         self._ring()
 
     def _patience(self) -> float | None:
         moments = [when for when in (self._wake_at, self._kill_at) if when is not None]
-        if self._inbox or self._chores:
+        if self._inbox or self._chores or self._arrived:
             return 0.0
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
@@ -541,7 +653,7 @@ class Driver:
         """What was to happen at a certain time."""
         now = time.monotonic()
         if self._wake_at is not None and now >= self._wake_at:
-            with self._transition():
+            with self._entry, self._lock, self._transition:
                 self._wake_at = None
                 self._tell(_events.Tick(now))
         if self._kill_at is not None and now >= self._kill_at:
@@ -552,19 +664,32 @@ class Driver:
     def _read_inbox(self) -> None:
         while self._inbox:
             event = self._inbox.popleft()
-            with self._transition():
+            with self._entry, self._lock, self._transition:
                 if isinstance(event, _events.ShutdownAsked):
                     self.closed = True
                 self._tell(event)
 
     def _receive(self, worker: Worker) -> bool:
-        frames, more = worker.channel.receive()
-        for frame in frames:
-            self._take_in(worker, frame)
-        if worker.channel.deaf and self._selector is not None:
+        """Read what a worker sent, unless a thread that waits does; whether there is more."""
+        if not worker.reading.acquire(blocking=False):
+            return False
+        try:  # no interrupt comes to this thread
+            return self._read(worker)
+        finally:
+            worker.reading.release()
+
+    def _read(self, worker: Worker) -> bool:
+        assert worker.reading.locked()
+        try:
+            frames, more = worker.channel.receive()
+            for frame in frames:
+                self._take_in(worker, frame)
+        except BaseException:  # an interrupt: what was read and not taken in is lost
+            self._interrupt()
+            raise
+        if worker.channel.ended and self._poller is not None:
             # End of file says nothing about the process: its sentinel does.
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(worker.channel.fd)
+            self._poller.forget(worker.channel.inn)
         return more
 
     def _take_in(self, worker: Worker, frame: _wire.Frame) -> None:
@@ -585,38 +710,38 @@ class Driver:
                 return
             case _:
                 raise errors.InternalError(f"a worker sent a frame of kind {frame.kind}")
-        with self._transition():
+        with self._entry, self._lock, self._transition:
             self._tell(event)
 
     def _results(self, worker: Worker, rows: list[ResultRow], now: float) -> None:
         # The worker gets its next tasks before the user's code (unpickling, callbacks) runs.
-        with self._transition():
-            tasks = [self._tasks.pop(row.task, None) for row in rows]
+        with self._entry, self._lock, self._transition:
+            pop = self._tasks.pop
+            arrived = [(pop(row.task, None), row) for row in rows]
             micros = tuple([row.micros for row in rows])
             self._tell(_events.Finished(worker.number, micros, now))
-        for row, task in zip(rows, tasks, strict=True):
+        self._arrived.extend(arrived)
+
+    def _settle(self) -> None:
+        """Give the results that have arrived to their sinks."""
+        while self._arrived:
+            task, row = self._arrived.popleft()
             if task is not None:
                 resolve(task, row)
 
     def _drain_outbox(self, worker: Worker) -> None:
-        with self._transition():
+        with self._entry, self._lock, self._transition:
             worker.channel.flush()
-            if worker.channel.backed_up:
-                return
-            self._backed_up.discard(worker)
-        self._watch(worker, selectors.EVENT_READ)
 
     def _watch_outboxes(self) -> None:
+        """Wait for room in the channels that wait for the kernel, and in no others."""
+        assert self._poller is not None
         for worker in tuple(self._backed_up):
-            self._watch(worker, selectors.EVENT_READ | selectors.EVENT_WRITE)
-
-    def _watch(self, worker: Worker, events: int) -> None:
-        assert self._selector is not None
-        if worker.channel.deaf or worker.number not in self._workers:
-            self._backed_up.discard(worker)
-        else:
-            with contextlib.suppress(KeyError):
-                self._selector.modify(worker.channel.fd, events, worker)
+            if worker.channel.backed_up and worker.number in self._workers:
+                self._poller.watch(worker.channel.out, worker, write=True)
+            else:
+                self._backed_up.discard(worker)
+                self._poller.forget(worker.channel.out)
 
     # -- chores -----------------------------------------------------------------------------
 
@@ -650,7 +775,7 @@ class Driver:
 
     def _launch(self, number: int) -> None:
         """Start a worker; should that fail, it counts as one that ended at its start."""
-        assert self._selector is not None
+        assert self._poller is not None
         if number in self._unwanted:
             self._note_start_failed(number)
             return
@@ -658,7 +783,10 @@ class Driver:
         try:
             process = self._context.Process(  # type: ignore[attr-defined]
                 target=_worker.main,
-                args=(_worker.Link(channel.worker_fd, channel.claims), self._start),
+                args=(
+                    _worker.Link(channel.worker_in, channel.worker_out, channel.claims),
+                    self._start,
+                ),
                 name=f"HookPoolWorker-{number}",
             )
             process.start()
@@ -669,8 +797,8 @@ class Driver:
             return
         channel.hand_over()
         worker = Worker(number, process, channel)
-        self._selector.register(channel.fd, selectors.EVENT_READ, worker)
-        self._selector.register(worker.death, selectors.EVENT_READ, worker)
+        self._poller.watch(channel.inn, worker)
+        self._poller.watch(worker.death, worker)
         self._note_start(worker)
         if self.broken is not None:
             self._kill(process)
@@ -684,23 +812,24 @@ class Driver:
             self._started.notify_all()
 
     def _note_start_failed(self, number: int) -> None:
-        with self._transition():
+        with self._entry, self._lock, self._transition:
             self._unstarted -= 1
             self._started.notify_all()
             self._tell(_events.WorkerExited(number, 0, time.monotonic()))
 
     def _worker_exited(self, worker: Worker) -> None:
-        assert self._selector is not None
+        assert self._poller is not None
         # What it had sent before it ended still counts.
-        while self._receive(worker):
-            pass
-        self._receive(worker)
+        with worker.reading:  # whoever waited for it has seen the end of file, or gives up soon
+            while not worker.channel.ended and self._read(worker):
+                pass
+            self._read(worker)
         worker.process.join()
-        self._selector.unregister(worker.death)
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(worker.channel.fd)
+        self._poller.forget(worker.death)
+        self._poller.forget(worker.channel.inn)
+        self._poller.forget(worker.channel.out)
         self._exits[worker.number] = _Exit(worker.process.pid, worker.process.exitcode)
-        with self._transition():
+        with self._entry, self._lock, self._transition:
             del self._workers[worker.number]
             self._backed_up.discard(worker)
             unclaimed = worker.channel.take_claims()

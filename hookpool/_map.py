@@ -213,3 +213,6 @@ class _Item:
 
     def set_cancelled(self) -> None:
         self._map.arrived(self._index, False, CancelledError())
+
+    def has_callbacks(self) -> bool:
+        return False

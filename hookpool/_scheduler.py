@@ -43,6 +43,7 @@ Invariants, asserted by `check`:
  7. Work in the queue has somebody to do it: a worker that starts, that has work (and will report)
     or that is dropping; or the pool is DONE or BROKEN, and then the queue is empty.
  8. A BROKEN or DONE pool holds no task; a DONE pool holds no worker.
+ 9. `_idle` holds the workers that are READY, hold nothing and drop nothing, and no others.
 """
 
 from __future__ import annotations
@@ -170,6 +171,8 @@ class Scheduler:
         self._queued = 0
         #: The living workers, by number.
         self._workers: dict[int, _Worker] = {}
+        #: Those that are READY, hold nothing and drop nothing; the last to become so is last.
+        self._idle: dict[int, _Worker] = {}
         #: The number the next worker gets: they are never used twice.
         self._next_worker = 0
         #: Seconds per task, by group; a group not measured yet is not in here.
@@ -191,8 +194,13 @@ class Scheduler:
         actions: list[Action] = []
         self._actions = actions
         _HANDLERS[type(event)](self, event)
-        self._settle()
+        if self.state is not Pool.OPEN:
+            self._settle()
         return actions
+
+    def wants_more(self) -> bool:
+        """Whether `Expected` would launch a worker; without the lock, a guess."""
+        return not self._idle and len(self._workers) < self._max_workers
 
     def runner(self, task: int) -> tuple[int, int]:
         """The worker that has the task at its head and how many it holds; or -1 and 0."""
@@ -209,16 +217,32 @@ class Scheduler:
             self._actions.append(Cancel(Span(start, stop, group)))
             return
         queue = self._queue
+        if not queue and self._idle and stop - start == 1:
+            # The commonest case of all, by the shortest way.
+            number, worker = next(reversed(self._idle.items()))
+            self._send(number, worker, (Span(start, stop, group),), now)
+            return
         if queue and queue[-1].stop == start and queue[-1].group == group:
             queue[-1] = Span(queue[-1].start, stop, group)
         else:
             queue.append(Span(start, stop, group))
         self._queued += stop - start
+        if self._busy_enough():
+            return
         self._assign(now)
 
+    def _busy_enough(self) -> bool:
+        """Whether what was just submitted can wait until a worker reports.
+
+        All workers are there and have their next task: sending them this one as well would cost a
+        message of its own, where the next report makes room for many in one.
+        """
+        if len(self._workers) < self._max_workers or not self.config.claims:
+            return False
+        return all(worker.held > 1 for worker in self._workers.values())
+
     def _expected(self, event: Expected) -> None:
-        idle = any(w.phase is Phase.READY and not w.held for w in self._workers.values())
-        if self.state is Pool.OPEN and not idle:
+        if self.state is Pool.OPEN and not self._idle:
             self._launch(event.now, self._starting() + 1)
 
     def _worker_ready(self, event: WorkerReady) -> None:
@@ -228,6 +252,7 @@ class Scheduler:
             return
         worker.phase = Phase.READY
         worker.since = event.now
+        self._idle[event.worker] = worker
         self._assign(event.now)
 
     def _initializer_failed(self, event: InitializerFailed) -> None:
@@ -237,7 +262,7 @@ class Scheduler:
         worker = self._workers.get(event.worker)
         if worker is None or self.state is Pool.BROKEN:
             return
-        done, micros = 0, event.micros
+        micros, done = event.micros, 0
         while done < len(micros):
             span = worker.sent.popleft()
             here = min(span.stop - span.start, len(micros) - done)
@@ -247,6 +272,7 @@ class Scheduler:
             done += here
         worker.held -= done
         worker.since = event.now
+        self._note_idle(event.worker, worker)
         self._assign(event.now)
 
     def _took_back(self, event: TookBack) -> None:
@@ -268,10 +294,12 @@ class Scheduler:
             return
         worker.dropping -= event.tasks
         worker.since = event.now
+        self._note_idle(event.worker, worker)
         self._assign(event.now)
 
     def _worker_exited(self, event: WorkerExited) -> None:
         worker = self._workers.pop(event.worker, None)
+        self._idle.pop(event.worker, None)
         if worker is None or self.state is Pool.BROKEN:
             return
         self._give_back(_cut_tail(worker.sent, min(event.unclaimed, worker.held)))
@@ -332,28 +360,34 @@ class Scheduler:
 
     def _assign(self, now: float) -> None:
         """Give queued work to those who should have it, then see who is too many or missing."""
-        if self.state in (Pool.BROKEN, Pool.DONE):
+        if self.state is Pool.BROKEN or self.state is Pool.DONE:
             return
         if self._queued:
-            self._feed_idle(now)
-        else:
+            if self._idle:
+                self._feed_idle(now)
+        elif self._queue:
             self._queue.clear()  # nothing but cancelled tasks
             self._cancelled.clear()
-        self._retire_spent()
-        self._shrink()
-        if self._queued or self.config.all_at_once:
+        config = self.config
+        if config.max_tasks_per_child is not None:
+            self._retire_spent()
+        if len(self._workers) > self._max_workers:
+            self._shrink()
+        if self._queued or config.all_at_once:
             self._launch(now, self._queued)
-        if self._queued and self.config.claims:
-            self._feed_ahead(now)
-        if not self._queued and self.config.claims:
-            self._steal(now)
-        self._let_idle_go(now)
+        if config.claims:
+            if self._queued:
+                self._feed_ahead(now)
+            elif self._idle:
+                self._steal(now)
+        if self.state is Pool.CLOSING or config.idle_timeout is not None:
+            self._let_idle_go(now)
 
     def _feed_idle(self, now: float) -> None:
         """Share the queue among the idle, so that no worker gets two where another gets none."""
-        idle = [item for item in self._able() if not item[1].held]
-        for others, (number, worker) in zip(range(len(idle) - 1, -1, -1), idle, strict=True):
-            share = -(-self._queued // (others + 1))
+        # Last in, first out: its caches are warm, and the others get old enough to leave.
+        for number, worker in reversed(list(self._idle.items())):
+            share = -(-self._queued // len(self._idle))
             estimate = self._estimates.get(self._queue[0].group)
             most = 1 if estimate is None or not self.config.claims else _worth(estimate)
             self._send(number, worker, self._take(min(share, most, self._left(worker))), now)
@@ -416,7 +450,8 @@ class Scheduler:
             for part in self._without_cancelled(Span(span.start, stop, span.group)):
                 taken.append(part)
                 count -= part.stop - part.start
-        self._queued -= sum(span.stop - span.start for span in taken)
+        for span in taken:
+            self._queued -= span.stop - span.start
         return tuple(taken)
 
     def _without_cancelled(self, span: Span) -> list[Span]:
@@ -439,7 +474,10 @@ class Scheduler:
             return
         if not worker.held:
             worker.since = now
-        count = sum(span.stop - span.start for span in spans)
+            del self._idle[number]
+        count = 0
+        for span in spans:
+            count += span.stop - span.start
         worker.sent.extend(spans)
         worker.held += count
         worker.given += count
@@ -466,7 +504,12 @@ class Scheduler:
 
     def _retire(self, number: int, worker: _Worker) -> None:
         worker.phase = Phase.RETIRING
+        self._idle.pop(number, None)
         self._actions.append(Retire(number))
+
+    def _note_idle(self, number: int, worker: _Worker) -> None:
+        if not worker.held and not worker.dropping and worker.phase is Phase.READY:
+            self._idle[number] = worker
 
     def _active(self) -> int:
         return sum(worker.phase is not Phase.RETIRING for worker in self._workers.values())
@@ -485,10 +528,7 @@ class Scheduler:
 
     def _steal(self, now: float) -> None:
         """Take back the tail of a worker that is stuck in a long task while another is idle."""
-        if not any(
-            worker.phase is Phase.READY and not worker.held and not worker.dropping
-            for worker in self._workers.values()
-        ):
+        if not self._idle:
             return
         victims = [
             (number, worker)
@@ -507,25 +547,21 @@ class Scheduler:
 
     def _let_idle_go(self, now: float) -> None:
         """Workers without work for longer than the idle timeout leave; all of them on closing."""
-        # Work sent ahead to others may come back, and would then need a worker.
-        closing = (
-            self.state is Pool.CLOSING
-            and not self._queued
-            and not any(worker.held > 1 for worker in self._workers.values())
-        )
-        timeout = self.config.idle_timeout
-        if self.state is Pool.OPEN and timeout is None:
+        if self._queued:
             return
-        for number, worker in self._workers.items():
-            if worker.phase is Phase.RETIRING or worker.held or worker.dropping:
-                continue
-            if closing:
-                self._retire(number, worker)
-            elif timeout is not None and worker.phase is Phase.READY and not self._queued:
-                if now - worker.since >= timeout:
+        if self.state is Pool.CLOSING:
+            # Work sent ahead to others may come back, and would then need a worker.
+            if not any(worker.held > 1 for worker in self._workers.values()):
+                for number, worker in self._workers.items():
+                    if worker.phase is Phase.STARTING or number in self._idle:
+                        self._retire(number, worker)
+        elif self.config.idle_timeout is not None:
+            for number, worker in list(self._idle.items()):
+                leaves = worker.since + self.config.idle_timeout
+                if now >= leaves:
                     self._retire(number, worker)
                 else:
-                    self._actions.append(WakeAt(worker.since + timeout))
+                    self._actions.append(WakeAt(leaves))
 
     def _measure(self, group: int, seconds: float) -> None:
         old = self._estimates.get(group)
@@ -583,6 +619,7 @@ class Scheduler:
         self._queue.clear()
         self._cancelled.clear()
         self._asked.clear()
+        self._idle.clear()
         self._queued = 0
         for each in self._workers.values():
             each.sent.clear()
@@ -621,6 +658,10 @@ class Scheduler:
             most = self.config.max_tasks_per_child
             assert most is None or worker.given <= most, "5"
             assert worker.phase is not Phase.STARTING or not worker.held, "6"
+        idle = {n for n, w in self._workers.items() if w.phase is Phase.READY and not w.held}
+        assert set(self._idle) == {n for n in idle if not self._workers[n].dropping} or (
+            self.state is Pool.BROKEN
+        ), "9"
         if self.state in (Pool.BROKEN, Pool.DONE):
             assert not tasks, "8"
             assert self.state is not Pool.DONE or not self._workers, "8"

@@ -29,6 +29,9 @@ class Sink(Protocol):
     def set_cancelled(self) -> None:
         """The task did not run and never will."""
 
+    def has_callbacks(self) -> bool:
+        """Whether the outcome makes code of the user run, which is the driver's thread's."""
+
 
 class Task:
     """One call on its way through the pool."""
@@ -90,6 +93,19 @@ def resolve(task: Task, row: ResultRow) -> None:
         task.sink.set_result(value)
     else:
         task.sink.set_exception(_told(task, row.status, error, text))
+
+
+def resolve_here(task: Task, row: ResultRow) -> None:
+    """As `resolve`, in a thread of the user's: an interrupt comes through, and nothing is done."""
+    if row.status == Status.VALUE:
+        try:
+            value = reduction.loads(row.payload)
+        except Exception:  # noqa: BLE001 - whatever a user's __setstate__ raises
+            resolve(task, row)
+        else:
+            task.sink.set_result(value)
+    else:
+        resolve(task, row)
 
 
 def _told(task: Task, status: int, error: BaseException, text: str) -> BaseException:

@@ -108,6 +108,10 @@ def results_frame(rows: Sequence[tuple[int, int, int, Buffer]]) -> list[Buffer]:
 def _table_frame(
     kind: Kind, row: struct.Struct, rows: Sequence[tuple[int, int, int, Buffer]]
 ) -> list[Buffer]:
+    if len(rows) == 1:
+        [(a, b, c, payload)] = rows
+        size = len(payload)
+        return [_HEADER.pack(kind, 1, row.size + size) + row.pack(a, b, c, size), payload]
     sizes = [len(payload) for _, _, _, payload in rows]
     body = row.size * len(rows) + sum(sizes)
     head = [_HEADER.pack(kind, len(rows), body)]

@@ -21,7 +21,6 @@ second when the main thread is inside a long task; it sleeps on a lock while not
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -63,10 +62,12 @@ depth = 0
 class Link:
     """The worker's ends of its channel and of its claims; travels as an argument of `Process`."""
 
-    __slots__ = ("channel", "claims")
+    __slots__ = ("claims", "inn", "out")
 
-    def __init__(self, channel: int, claims: int | None) -> None:
-        self.channel = channel
+    def __init__(self, inn: int, out: int, claims: int | None) -> None:
+        #: Where tasks come from, and where results go.
+        self.inn = inn
+        self.out = out
         #: An eventfd that counts the tasks sent and not yet claimed; None where there is none.
         self.claims = claims
 
@@ -76,13 +77,13 @@ class Link:
 
         return _link, tuple(None if fd is None else DupFd(fd) for fd in self.ends())
 
-    def ends(self) -> tuple[int, int | None]:
+    def ends(self) -> tuple[int, int, int | None]:
         """The descriptors."""
-        return self.channel, self.claims
+        return self.inn, self.out, self.claims
 
 
-def _link(channel: Any, claims: Any) -> Link:
-    return Link(channel.detach(), None if claims is None else claims.detach())
+def _link(inn: Any, out: Any, claims: Any) -> Link:
+    return Link(inn.detach(), out.detach(), None if claims is None else claims.detach())
 
 
 class Start:
@@ -133,17 +134,13 @@ def _start(packed: bytes, environ: dict[str, str], threads: int | None, depth: i
     return start
 
 
-def main(link: Link, start: Start, unwanted: tuple[int, ...] = ()) -> None:
+def main(link: Link, start: Start) -> None:
     """Run a worker until its owner sends EXIT or is gone.
 
     Args:
         link: this worker's descriptors.
         start: the initializer and its like.
-        unwanted: descriptors of the owner that a forked worker inherited and must not keep.
     """
-    for fd in unwanted:
-        with contextlib.suppress(OSError):
-            os.close(fd)
     die_with_parent()
     # Ctrl-C reaches the whole terminal, but what it means for the pool is the owner's decision.
     # A handler that does nothing and not SIG_IGN: children inherit an ignored signal.
@@ -166,8 +163,7 @@ def _do_nothing(signum: int, frame: object) -> None:
 
 class _Worker:
     def __init__(self, link: Link) -> None:
-        self._channel = link.channel
-        self._claims = link.claims
+        self._inn, self._out, self._claims = link.ends()
         self._pid = os.getpid()
         self._decoder = _wire.Decoder()
         self._shelf = Shelf()
@@ -184,7 +180,7 @@ class _Worker:
         self._nothing_waits: threading.Lock | None = None
 
     def close(self) -> None:
-        for fd in (self._channel, self._claims):
+        for fd in (self._inn, self._out, self._claims):
             if fd is not None:
                 os.close(fd)
 
@@ -213,7 +209,7 @@ class _Worker:
 
     def _receive(self) -> bool:
         """Wait for bytes and take in the frames they complete; False at the end of the stream."""
-        size = os.readv(self._channel, [self._decoder.room()])
+        size = os.readv(self._inn, [self._decoder.room()])
         for frame in self._decoder.filled(size):
             self._take_in(frame)
         return size > 0
@@ -332,7 +328,7 @@ class _Worker:
             buffers = [_wire.join(buffers)]
         while buffers:
             # A system takes at least 16 buffers at once, Linux 1024 (IOV_MAX).
-            sent = os.writev(self._channel, buffers[:1024])
+            sent = os.writev(self._out, buffers[:1024])
             buffers = _wire.after(buffers, sent)
 
     def _wake_flusher(self) -> None:

@@ -289,6 +289,10 @@ class HookPoolExecutor(Executor):
 _DROPPED = _events.ShutdownAsked(False, 0.0)
 
 
+#: The states of a future that has its outcome (`concurrent.futures._base` has no public names).
+_ENDED = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"})
+
+
 class HookFuture(Future[T]):
     """A `concurrent.futures.Future` whose `cancel` and `running` ask the pool for the truth."""
 
@@ -310,6 +314,29 @@ class HookFuture(Future[T]):
             return self.cancelled()
         self.set_cancelled()
         return True
+
+    def result(self, timeout: float | None = None) -> T:
+        """As in the standard library."""
+        return super().result(self._help(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As in the standard library."""
+        return super().exception(self._help(timeout))
+
+    def _help(self, timeout: float | None) -> float | None:
+        """Read the result oneself, if that is possible now; the time then left to wait."""
+        if self._state in _ENDED or self._number is None:
+            return timeout
+        if timeout is None:
+            self._driver.help(self._number, None)
+            return None
+        deadline = time.monotonic() + timeout
+        self._driver.help(self._number, timeout)
+        return max(0.0, deadline - time.monotonic())
+
+    def has_callbacks(self) -> bool:
+        """Whether the outcome makes code of the user run."""
+        return bool(self._done_callbacks)  # type: ignore[attr-defined]
 
     def running(self) -> bool:
         """Whether a worker has claimed the call and has not finished it."""

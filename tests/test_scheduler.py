@@ -74,8 +74,8 @@ def two_idle_workers(**config):
     desk = Desk(**config)
     desk.submit(2)
     desk.ready(0, 1)
-    desk.finish(0)
     desk.finish(1)
+    desk.finish(0)
     return desk
 
 
@@ -124,7 +124,7 @@ def test_an_expected_task_launches_nothing_when_a_worker_is_idle():
     assert desk(Expected(0.0)) == []
 
 
-def test_an_idle_worker_is_sent_a_task_at_once():
+def test_an_idle_worker_is_sent_a_task_at_once_the_last_one_busy_first():
     assert two_idle_workers().submit() == [Send(0, (Span(2, 3, 0),))]
 
 
@@ -155,8 +155,8 @@ def test_tasks_of_no_measurable_length_travel_in_bounded_messages():
     desk = Desk()
     desk.submit(2)
     desk.ready(0, 1)
-    desk.finish(0, micros=0)
     desk.finish(1, micros=0)
+    desk.finish(0, micros=0)
 
     first = desk.submit(10 * MOST_AHEAD)[0]
 
@@ -167,8 +167,8 @@ def test_long_tasks_are_not_heaped_on_one_worker():
     desk = Desk()
     desk.submit(2)
     desk.ready(0, 1)
-    desk.finish(0, micros=3_000_000)
     desk.finish(1, micros=3_000_000)
+    desk.finish(0, micros=3_000_000)
 
     sent = [a for a in desk.submit(10) if isinstance(a, Send)]
 
@@ -335,7 +335,7 @@ def test_idle_workers_leave_after_the_timeout():
     desk = two_idle_workers(idle_timeout=10.0)
 
     assert desk(Tick(9.0)) == [WakeAt(10.0), WakeAt(10.0)]
-    assert desk(Tick(10.0)) == [Retire(0), Retire(1)]
+    assert desk(Tick(10.0)) == [Retire(1), Retire(0)]
     assert desk.submit() == [Launch(2)]
 
 

@@ -22,7 +22,11 @@ class Owner:
     def __init__(self):
         self.channel = Channel()
         self.worker = _worker._Worker(
-            _worker.Link(os.dup(self.channel.worker_fd), os.dup(self.channel.claims))
+            _worker.Link(
+                os.dup(self.channel.worker_in),
+                os.dup(self.channel.worker_out),
+                os.dup(self.channel.claims),
+            )
         )
         self.thread = threading.Thread(target=self.worker.run)
         self.frames = []
