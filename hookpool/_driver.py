@@ -34,6 +34,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from multiprocessing import util
 from typing import TYPE_CHECKING
 
 from hookpool import _events, _scheduler, _wire, _worker, errors
@@ -909,6 +910,8 @@ def _register_exit() -> None:
         # Before the interpreter joins its threads, as `concurrent.futures` does it: pending work
         # is finished, and the thread that does that is told to end.  (`atexit` comes too late.)
         threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+        # A child of multiprocessing joins its own children before that: so earlier still, there.
+        util.Finalize(None, _finish_all, exitpriority=100)
 
 
 def _finish_all() -> None:
@@ -922,6 +925,8 @@ def _finish_all() -> None:
 
 
 def _after_fork() -> None:
+    global _exit_registered
+    _exit_registered = False
     for driver in list(_living):
         driver.after_fork()
     _living.clear()

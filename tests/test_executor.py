@@ -531,6 +531,16 @@ def test_pools_nest():
         assert pool.submit(outer, 41).result() == 42
 
 
+def test_a_pool_left_open_in_a_worker_does_not_hold_up_the_end():
+    def leave_open():
+        global left_open
+        left_open = HookPoolExecutor(1)
+        return left_open.submit(abs, -1).result()
+
+    with HookPoolExecutor(1) as pool:
+        assert pool.submit(leave_open).result() == 1
+
+
 def test_pools_in_pools_without_end_are_an_error():
     def deeper(n):
         with HookPoolExecutor(1) as inner:
