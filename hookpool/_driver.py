@@ -118,21 +118,6 @@ class _Exit:
         self.exitcode = exitcode
 
 
-class _Entry:
-    """Notes which threads are at the lock or beyond; see `Driver._is_inside`."""
-
-    __slots__ = ("threads",)
-
-    def __init__(self) -> None:
-        self.threads: set[int] = set()
-
-    def __enter__(self) -> None:
-        self.threads.add(threading.get_ident())
-
-    def __exit__(self, *_: object) -> None:
-        self.threads.discard(threading.get_ident())
-
-
 class _Transition:
     """Around what must not be left half-done: an exception that comes through breaks the pool.
 
@@ -167,8 +152,8 @@ class Driver:
         self._start = start
         self._ledger = ledger
         self._scheduler = _scheduler.Scheduler(config._replace(claims=config.claims and CLAIMS))
-        self._entry = _Entry()
-        self._lock = threading.Lock()
+        # Re-entrant only so that it knows its owner: see `_is_inside`.
+        self._lock = threading.RLock()
         self._transition = _Transition(self)
         #: Unfinished tasks by number.
         self._tasks: dict[int, Task] = {}
@@ -230,7 +215,7 @@ class Driver:
             return self._submit_late(tasks)
         if self.thread is None and self._refusal() is None:
             self._open()
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             refusal = self._refusal()
             if refusal is None:
                 first = self._next
@@ -253,7 +238,7 @@ class Driver:
             return
         if self.thread is None:
             self._open()
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             self._tell(_events.Expected(time.monotonic()))
         self._after_transition()
 
@@ -268,7 +253,7 @@ class Driver:
         if self._is_inside():
             return False  # in the middle of a transition of this very thread: cannot be known
         cancelled = False
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             if number in self._tasks:
                 chores = self._handle(_events.CancelAsked(number, time.monotonic()))
                 for chore in chores:
@@ -290,7 +275,7 @@ class Driver:
         """Whether a worker has claimed the task."""
         if self._is_inside():
             return False  # in the middle of a transition of this very thread: cannot be known
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             runner, held = self._scheduler.runner(number)
             worker = self._workers.get(runner)
             # The head of what a worker holds is claimed if anything is.
@@ -304,7 +289,7 @@ class Driver:
 
     def _kill_runner(self, number: int) -> None:
         self._refuse_reentrance()
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             worker = self._workers.get(self._scheduler.runner(number)[0])
         if worker is not None:
             _kill(worker.process)
@@ -378,7 +363,7 @@ class Driver:
     def shut_down(self, cancel: bool) -> None:
         """Take no more tasks; with `cancel`, those not started do not run."""
         self._refuse_reentrance()
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             self.closed = True
             self._tell(_events.ShutdownAsked(cancel, time.monotonic()))
         self._after_transition()
@@ -386,7 +371,7 @@ class Driver:
     def terminate(self, kill: Callable[[BaseProcess], None]) -> None:
         """End all workers at once, by `kill`; whatever is unfinished fails."""
         self._refuse_reentrance()
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             self.closed = True
             self._kill = kill
             self._tell(_events.TerminateAsked())
@@ -395,7 +380,7 @@ class Driver:
     def resize(self, max_workers: int) -> None:
         """Have so many workers from now on."""
         self._refuse_reentrance()
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             self._tell(_events.Resized(max_workers, time.monotonic()))
         self._after_transition()
 
@@ -423,7 +408,7 @@ class Driver:
 
     def _is_inside(self) -> bool:
         """Whether a signal handler or finalizer asks while its own thread is in a transition."""
-        return threading.get_ident() in self._entry.threads
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
 
     def _refuse_reentrance(self) -> None:
         if self._is_inside():
@@ -549,7 +534,7 @@ class Driver:
             _register_exit()
             if self._scheduler.config.all_at_once:
                 # The workers are forked from here, so no thread may run yet.
-                with self._entry, self._lock, self._transition:
+                with self._lock, self._transition:
                     self._tell(_events.Tick(time.monotonic()))
                 self._do_chores()
             self.thread = threading.Thread(target=self._run, name="hookpool-driver")
@@ -569,9 +554,8 @@ class Driver:
         """In a forked child: close what was inherited.  Nothing of the parent's is touched."""
         self.forked = True
         # Held by a thread that does not exist here.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._opening = threading.Lock()
-        self._entry = _Entry()
         for worker in list(self._workers.values()):
             for fd in worker.fds():
                 with contextlib.suppress(OSError):
@@ -654,7 +638,7 @@ class Driver:
         """What was to happen at a certain time."""
         now = time.monotonic()
         if self._wake_at is not None and now >= self._wake_at:
-            with self._entry, self._lock, self._transition:
+            with self._lock, self._transition:
                 self._wake_at = None
                 self._tell(_events.Tick(now))
         if self._kill_at is not None and now >= self._kill_at:
@@ -665,7 +649,7 @@ class Driver:
     def _read_inbox(self) -> None:
         while self._inbox:
             event = self._inbox.popleft()
-            with self._entry, self._lock, self._transition:
+            with self._lock, self._transition:
                 if isinstance(event, _events.ShutdownAsked):
                     self.closed = True
                 self._tell(event)
@@ -711,12 +695,12 @@ class Driver:
                 return
             case _:
                 raise errors.InternalError(f"a worker sent a frame of kind {frame.kind}")
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             self._tell(event)
 
     def _results(self, worker: Worker, rows: list[ResultRow], now: float) -> None:
         # The worker gets its next tasks before the user's code (unpickling, callbacks) runs.
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             pop = self._tasks.pop
             arrived = [(pop(row.task, None), row) for row in rows]
             micros = tuple([row.micros for row in rows])
@@ -731,7 +715,7 @@ class Driver:
                 resolve(task, row)
 
     def _drain_outbox(self, worker: Worker) -> None:
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             worker.channel.flush()
 
     def _watch_outboxes(self) -> None:
@@ -813,7 +797,7 @@ class Driver:
             self._started.notify_all()
 
     def _note_start_failed(self, number: int) -> None:
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             self._unstarted -= 1
             self._started.notify_all()
             self._tell(_events.WorkerExited(number, 0, time.monotonic()))
@@ -830,7 +814,7 @@ class Driver:
         self._poller.forget(worker.channel.inn)
         self._poller.forget(worker.channel.out)
         self._exits[worker.number] = _Exit(worker.process.pid, worker.process.exitcode)
-        with self._entry, self._lock, self._transition:
+        with self._lock, self._transition:
             del self._workers[worker.number]
             self._backed_up.discard(worker)
             unclaimed = worker.channel.take_claims()

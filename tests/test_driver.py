@@ -1,0 +1,212 @@
+"""The driver under interrupts, re-entrance and threads: it may break, it must not hang or lie."""
+
+from __future__ import annotations
+
+import gc
+import linecache
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from hookpool import errors
+from hookpool.executor import HookPoolExecutor
+from tests.helpers import wait_until
+
+OURS = f"{os.sep}hookpool{os.sep}"
+
+
+class InterruptAt:
+    """Raise KeyboardInterrupt at the n-th line that this thread runs inside hookpool.
+
+    A `with` statement is traced again on its way out, just before the lock is given back.
+    The interpreter looks for signals after calls and at the start of functions, so that no
+    interrupt can come there, and none is injected there.
+    """
+
+    def __init__(self, line):
+        self.left = line
+        self.where = None
+        self.entered = set()
+
+    def __enter__(self):
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+    def _call(self, frame, event, arg):
+        return self._line if OURS in frame.f_code.co_filename else None
+
+    def _line(self, frame, event, arg):
+        if event == "line" and not self._is_way_out(frame):
+            self.left -= 1
+            if self.left == 0:
+                self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self._line
+
+    def _is_way_out(self, frame):
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if not text.lstrip().startswith("with "):
+            return False
+        place = id(frame), frame.f_lineno
+        known = place in self.entered
+        self.entered.add(place)
+        return known
+
+
+def still_good(pool):
+    """Whether the pool works; False when it is broken, and says so."""
+    try:
+        assert pool.submit(abs, -7).result(timeout=20) == 7
+    except errors.InternalError:
+        return False
+    return True
+
+
+def interrupt_everywhere(call, lines):
+    """Interrupt `call(pool)` at each of these lines, in a pool that is still good."""
+    pool = HookPoolExecutor(1)
+    pool.submit(abs, 1).result()
+    broken, ran_through = [], 0
+    for line in lines:
+        at = InterruptAt(line)
+        try:
+            with at:
+                call(pool)
+        except KeyboardInterrupt:
+            pass
+        except errors.InternalError:
+            assert at.where
+        if at.where is None:
+            ran_through += 1
+            if ran_through > 3:
+                break
+        if not still_good(pool):
+            broken.append(at.where)
+            pool.shutdown()
+            pool = HookPoolExecutor(1)
+            pool.submit(abs, 1).result()
+    pool.shutdown()
+    assert ran_through, "the call has more lines than were tried"
+    return broken
+
+
+def submit_and_wait(pool):
+    assert pool.submit(abs, -5).result(timeout=20) == 5
+
+
+def test_an_interrupt_at_every_line_of_a_round_trip_hangs_nothing():
+    broken = interrupt_everywhere(submit_and_wait, range(1, 3000))
+
+    # Only in the middle of a decision is the pool given up: not while pickling or waiting.
+    assert not [where for where in broken if where.startswith(("reduction", "_definitions"))]
+
+
+def test_an_interrupt_at_every_line_of_a_map_hangs_nothing():
+    interrupt_everywhere(lambda pool: list(pool.map(abs, range(3))), range(1, 4000, 3))
+
+
+def test_a_signal_handler_may_submit_at_any_moment():
+    done = []
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+
+        def handler(signum, frame):
+            done.append(pool.submit(abs, -1))
+
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        try:
+            results = [pool.submit(abs, -n).result(timeout=20) for n in range(500)]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+        assert results == list(range(500))
+        assert {future.result(timeout=20) for future in done} == {1}
+
+
+def test_a_finalizer_may_submit_at_any_moment():
+    done = []
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+
+        class Dropped:
+            def __del__(self):
+                done.append(pool.submit(abs, -1))
+
+        for n in range(300):
+            cycle = [Dropped()]
+            cycle.append(cycle)
+            del cycle
+            pool.submit(abs, -n)
+            if n % 10 == 0:
+                gc.collect()
+        gc.collect()
+
+        assert [future.result(timeout=20) for future in done] == [1] * 300
+
+
+def test_a_submit_inside_a_transition_of_the_same_thread_goes_late():
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+        driver = pool._driver
+        with driver._lock:
+            future = pool.submit(abs, -3)
+            assert not future.running()
+            assert not future.cancel()
+            with pytest.raises(errors.InternalError, match="signal handler or finalizer"):
+                pool.shutdown()
+
+        assert future.result(timeout=20) == 3
+
+
+def test_a_bug_in_the_drivers_thread_fails_what_is_pending(monkeypatch):
+    stories = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: stories.append(args.exc_value))
+    pool = HookPoolExecutor(1)
+    pool.submit(abs, 1).result()
+    monkeypatch.setattr(pool._driver, "_ring", lambda: 1 / 0)
+
+    future = pool.submit(time.sleep, 60)
+    pool._driver._wake()
+
+    assert isinstance(future.exception(timeout=20), errors.InternalError)
+    pool.shutdown()
+    assert isinstance(stories[0], ZeroDivisionError)
+
+
+def test_an_idle_pool_uses_no_cpu():
+    with HookPoolExecutor(2) as pool:
+        list(pool.map(abs, range(100)))
+        driver = pool._driver
+        waits = []
+        original = driver._wait
+        driver._wait = lambda: (waits.append(1), original())
+
+        threading.Event().wait(0.2)
+
+        assert len(waits) <= 3
+
+
+def test_cycles_of_pools_leave_nothing():
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+    before = descriptors(), threading.active_count()
+    for _ in range(20):
+        with HookPoolExecutor(2) as pool:
+            assert list(pool.map(abs, [-1, -2])) == [1, 2]
+        del pool
+
+    gc.collect()
+    wait_until(lambda: (descriptors(), threading.active_count()) == before, 10)
