@@ -1,0 +1,154 @@
+"""What can be known from a code object alone: its bytes, and the names it refers to.
+
+Everything here depends on an immutable object only, so it is computed once and remembered for as
+long as the code object lives.  Knows nothing of pickling or of the values behind the names.  Any
+thread may call it: two threads at worst compute the same facts twice.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import opcode
+import re
+import sys
+import weakref
+from collections.abc import Iterator
+from types import CodeType
+
+# Version 2 is the last one without references between parts: with them the bytes would depend on
+# reference counts, and the same function would not give the same bytes twice.
+_MARSHAL_VERSION = 2
+_MAGIC = importlib.util.MAGIC_NUMBER
+
+_EXTENDED = opcode.opmap["EXTENDED_ARG"]
+_LOAD_GLOBAL = opcode.opmap["LOAD_GLOBAL"]
+_STORE_NAME = opcode.opmap["STORE_NAME"]
+_IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
+_NAMING = re.compile(
+    b"[%s]"
+    % re.escape(
+        bytes(
+            opcode.opmap[name]
+            for name in (
+                "LOAD_GLOBAL",
+                "STORE_GLOBAL",
+                "DELETE_GLOBAL",
+                # A class body inside a function looks its globals up with these.
+                "STORE_NAME",
+                "LOAD_NAME",
+                "LOAD_FROM_DICT_OR_GLOBALS",
+            )
+            if name in opcode.opmap
+        )
+    ),
+    re.DOTALL,
+).finditer
+_HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, from 3.13
+
+
+class Facts:
+    """What one code object, with the code nested in it, says about itself."""
+
+    __slots__ = ("__weakref__", "_submodules", "data", "doc", "name", "names", "parts", "qualname")
+
+    def __init__(self, code: CodeType) -> None:
+        self.data = marshalled(code)  # None: some constant cannot be marshalled
+        self.name, self.qualname = code.co_name, code.co_qualname
+        self.doc = _docstring(code)  # what a function made of this code has
+        self.parts = list(_nested(code))
+        # Order of first use: the order in which the values are pickled.
+        self.names = tuple(dict.fromkeys(name for one in self.parts for name in _globals(one)))
+        self._submodules: dict[str, tuple[str, ...]] = {}
+
+    def is_relative(self) -> bool:
+        """Whether it may import relatively to the package of its module."""
+        return any(_IMPORT_NAME in one.co_code[::2] for one in self.parts)
+
+    def submodules(self, module: str) -> list[str]:
+        """Imported submodules of a module that this code may reach through attributes."""
+        candidates = self._submodules.get(module)
+        if candidates is None:
+            candidates = tuple(f"{module}.{word}" for word in _words(self.parts))
+            self._submodules[module] = candidates
+        modules = sys.modules
+        found = [name for name in candidates if name in modules]
+        for name in found[:]:
+            found += self.submodules(name)
+        return found
+
+
+_facts: dict[int, tuple[weakref.ref[CodeType], Facts]] = {}
+
+
+def facts(code: CodeType) -> Facts:
+    """The facts of a code object, computed when it is seen for the first time."""
+    # By id: code objects that differ in file and line are equal, and hashing one is slow.  The
+    # weak reference's callback removes an entry before its id can be used again.
+    entry = _facts.get(id(code))
+    if entry is not None:
+        return entry[1]
+    ident = id(code)
+    known = Facts(code)
+    forget = _facts.pop  # bound now: at exit, modules lose their names before code objects die
+    _facts[ident] = weakref.ref(code, lambda _: forget(ident, None)), known  # type: ignore[misc]
+    return known
+
+
+def marshalled(code: CodeType) -> bytes | None:
+    """The bytes of a code object, None where a constant does not allow it."""
+    try:
+        return _MAGIC + marshal.dumps(code, _MARSHAL_VERSION)
+    except ValueError:
+        return None
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if type(constant) is CodeType:
+            yield from _nested(constant)
+
+
+def _docstring(code: CodeType) -> str | None:
+    if sys.version_info >= (3, 13) and not code.co_flags & _HAS_DOCSTRING:
+        return None
+    first = code.co_consts[0] if code.co_consts else None
+    return first if type(first) is str else None
+
+
+def _globals(code: CodeType) -> Iterator[str]:
+    """Names that this code looks up, sets or deletes in its globals."""
+    names = code.co_names
+    if not names:
+        return
+    ops, args = code.co_code[::2], code.co_code[1::2]
+    stored: set[int] = set()
+    for match in _NAMING(ops):
+        at = match.start()
+        op, arg = ops[at], args[at]
+        shift = 8
+        while at and ops[at - 1] == _EXTENDED:
+            at -= 1
+            arg |= args[at] << shift
+            shift += 8
+        if op == _STORE_NAME:
+            stored.add(arg)
+            continue
+        if op == _LOAD_GLOBAL:
+            arg >>= 1  # the low bit says whether a NULL is pushed, too
+        if arg not in stored:
+            yield names[arg]
+
+
+def _words(parts: list[CodeType]) -> tuple[str, ...]:
+    """All names that may be attributes, and what ``getattr(package, "name")`` may be given."""
+    words = dict.fromkeys(name for part in parts for name in part.co_names)
+    if "getattr" in words:
+        words |= dict.fromkeys(
+            constant
+            for part in parts
+            for constant in part.co_consts
+            if type(constant) is str and constant.isidentifier()
+        )
+    return tuple(words)

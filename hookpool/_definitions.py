@@ -1,0 +1,428 @@
+"""Functions and classes that cross to each worker once.
+
+Owns the owner's `Ledger`, which gives functions and classes numbers and writes tasks that refer to
+them, and the worker's `Shelf`, which keeps what the numbers mean.  Knows nothing of workers,
+channels or messages: whoever sends a `Packet` sees to it that the definitions it needs have
+been, or are being, sent to that worker.
+
+The ledger may be called by any thread, also from within a dump that it is making (a ``__reduce__``
+that submits): nothing is pickled under its lock.  A shelf belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import pickle
+import threading
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from hookpool import _classes, _rebuild
+from hookpool._functions import snapshot
+from hookpool._importable import function_home, is_importable
+from hookpool._rebuild import Loading
+from hookpool.reduction import HookPickler, WorkerPickler, stands_for_itself, write
+
+# Functions and classes remembered by a ledger.  A program that makes more in a loop (lambdas, one
+# per call) forgets the oldest; what is forgotten is sent again if it is used again.
+KEPT = 4096
+
+_ABSENT = object()
+
+
+class Definition:
+    """A function or class under a number, and what a worker must have before it.
+
+    Attributes:
+        number: greater than 0; later definitions have greater numbers.
+        data: what `Shelf.define` takes.
+        needs: all definitions it refers to, each after those that it needs itself.
+    """
+
+    __slots__ = ("__weakref__", "_classes", "_forgotten", "data", "needs", "number")
+
+    def __init__(
+        self,
+        number: int,
+        data: bytes,
+        needs: tuple[Definition, ...],
+        classes: tuple[Any, ...],
+        forgotten: deque[int],
+    ) -> None:
+        self.number = number
+        self.data = data
+        self.needs = needs
+        # A result may name a class by its token alone: it must not be gone by then.
+        self._classes = classes
+        self._forgotten = forgotten
+
+    def __del__(self) -> None:
+        self._forgotten.append(self.number)
+
+    def __repr__(self) -> str:
+        return f"<Definition {self.number}, {len(self.data)} bytes>"
+
+
+class Packet(NamedTuple):
+    """Pickled data, and the definitions it refers to, in an order in which they can be loaded."""
+
+    data: bytes
+    needs: tuple[Definition, ...]
+
+
+class _Capture(NamedTuple):
+    """What a global name meant when it was pickled."""
+
+    space: dict[str, Any]
+    value: Any  # the value, if it stands for itself; _ABSENT if there was none
+    stamp: bytes | None
+
+
+class _Entry(NamedTuple):
+    """What a ledger knows of a function or class."""
+
+    ref: Callable[[], Any]
+    version: int  # of a class
+    definition: Definition
+    captures: dict[tuple[str, str], _Capture]
+    snapshot: Any = None  # of a function, if one can be had
+
+
+class Ledger:
+    """The owner's record of what it has numbered."""
+
+    def __init__(self) -> None:
+        #: Numbers that mean nothing any more; only ever appended to, by finalizers.
+        self.forgotten: deque[int] = deque()
+        self._numbers = itertools.count(1)
+        #: Guards the three below.
+        # Re-entrant, for a signal handler that submits while its own thread is in here: it finds
+        # whole entries, and at worst makes a definition twice.
+        self._lock = threading.RLock()
+        #: By id of the live object; an entry whose object is gone is as good as none.
+        self._functions: OrderedDict[int, _Entry] = OrderedDict()
+        self._classes: OrderedDict[int, _Entry] = OrderedDict()
+        #: What each name of each shared namespace was when it was last written for a worker.
+        self._latest: dict[tuple[str, str], _Capture] = {}
+        #: Ids of functions that have died; appended to by weak references.
+        self._dead: deque[int] = deque()
+
+    def call(self, fn: Any) -> Definition | None:
+        """The definition of what is to be called, as it is now.
+
+        Returns:
+            None for what goes with the data: callable instances, partials, bound methods.
+
+        Raises:
+            pickle.PicklingError: the function captures something that cannot travel.
+        """
+        if not _is_definable(fn):
+            return None
+        now = _snapshot(fn)
+        if now is not None:
+            definition = self._unchanged(fn, now)
+            if definition is not None:
+                return definition
+        pickler = _LedgerPickler(self)
+        data = pickler.written(fn, {"the function": fn})
+        captures, needs = pickler.captures, tuple(pickler.needs.values())
+        with self._lock:
+            entry = self._functions.get(id(fn))
+            if (
+                entry is not None
+                and entry.ref() is fn
+                and entry.definition.data == data
+                and self._is_latest(captures)
+            ):
+                self._functions.move_to_end(id(fn))
+                return entry.definition
+            definition = self._define(data, needs, ())
+            self._latest.update(captures)
+            self._bury()
+            ref = weakref.ref(fn, self._mourn(id(fn)))
+            entry = _Entry(ref, 0, definition, captures, now)
+            self._remember(self._functions, fn, entry)
+        return definition
+
+    def _unchanged(self, fn: Any, now: Any) -> Definition | None:
+        """The definition of a function of which is known that it would be the same again."""
+        with self._lock:
+            entry = self._functions.get(id(fn))
+            if (
+                entry is None
+                or entry.ref() is not fn
+                or entry.snapshot != now
+                or not self._is_latest(entry.captures)
+            ):
+                return None
+            self._functions.move_to_end(id(fn))
+            return entry.definition
+
+    def dump(self, obj: Any, parts: Mapping[str, Any] | None = None) -> Packet:
+        """Pickle arguments, classes in it by reference to their definitions.
+
+        Args:
+            obj: any object.
+            parts: what `obj` consists of, by the names that an error message is to use.
+
+        Raises:
+            pickle.PicklingError: something in it cannot travel.
+        """
+        pickler = _LedgerPickler(self)
+        data = pickler.written(obj, parts or {"object": obj})
+        if pickler.captures:
+            with self._lock:
+                self._latest.update(pickler.captures)
+        return Packet(data, tuple(pickler.needs.values()))
+
+    def class_definition(self, cls: Any, version: int, asking: WorkerPickler) -> Definition:
+        """The definition of a class in its current version."""
+        definition = self.current_definition(cls, version, asking)
+        if definition is not None:
+            return definition
+        pickler = _ClassPickler(self)
+        data = pickler.written(cls, {"the class": cls})
+        inside = list(pickler.inside.values())
+        with self._lock:
+            classes = tuple(one for one, _ in inside)
+            definition = self._define(data, tuple(pickler.needs.values()), classes)
+            self._latest.update(pickler.captures)
+            for one, its_version in inside:
+                entry = _Entry(weakref.ref(one), its_version, definition, pickler.captures)
+                self._remember(self._classes, one, entry)
+        return definition
+
+    def current_definition(
+        self, cls: Any, version: int, asking: WorkerPickler
+    ) -> Definition | None:
+        """The definition of a class, if there is one and nothing it says has changed."""
+        entry = self._classes.get(id(cls))
+        if entry is None or entry.ref() is not cls or entry.version != version:
+            return None
+        for capture, (_, name) in zip(entry.captures.values(), entry.captures, strict=True):
+            if not _is_unchanged(name, capture, asking):
+                return None
+        with self._lock:
+            if not self._is_latest(entry.captures):
+                return None
+            if id(cls) in self._classes:
+                self._classes.move_to_end(id(cls))
+        return entry.definition
+
+    def _define(
+        self, data: bytes, needs: tuple[Definition, ...], classes: tuple[Any, ...]
+    ) -> Definition:
+        return Definition(next(self._numbers), data, needs, classes, self.forgotten)
+
+    def _is_latest(self, captures: dict[tuple[str, str], _Capture]) -> bool:
+        """Whether no later definition has written other values to these names.
+
+        A worker may have that one, and would not take an old number for a reason to go back.
+        """
+        latest = self._latest
+        return all(_is_equal(latest.get(key), capture) for key, capture in captures.items())
+
+    def _mourn(self, ident: int) -> Callable[[object], None]:
+        dead = self._dead  # not self: a callback must not keep the ledger alive
+        return lambda _: dead.append(ident)
+
+    def _bury(self) -> None:
+        while self._dead:
+            ident = self._dead.popleft()
+            entry = self._functions.get(ident)
+            if entry is not None and entry.ref() is None:
+                del self._functions[ident]
+
+    def _remember(self, entries: OrderedDict[int, _Entry], obj: Any, entry: _Entry) -> None:
+        entries[id(obj)] = entry
+        entries.move_to_end(id(obj))
+        while len(entries) > KEPT:
+            entries.popitem(last=False)
+
+
+def _is_definable(fn: Any) -> bool:
+    kind = type(fn)
+    if kind is FunctionType or issubclass(kind, type):
+        return True
+    return kind is BuiltinFunctionType and type(fn.__self__) is ModuleType
+
+
+def _snapshot(fn: Any) -> Any:
+    """What tells at once whether a function has changed; None if only its pickle does."""
+    if is_importable(fn):
+        return True
+    return snapshot(fn) if type(fn) is FunctionType else None
+
+
+def _is_equal(before: _Capture | None, now: _Capture) -> bool:
+    if before is None or before.stamp != now.stamp:
+        return False
+    return now.stamp is not None or _rebuild.is_same(before.value, now.value)
+
+
+def _is_unchanged(name: str, capture: _Capture, asking: WorkerPickler) -> bool:
+    value = capture.space.get(name, _ABSENT)
+    if capture.stamp is None:
+        return _rebuild.is_same(capture.value, value)
+    return (
+        value is not _ABSENT
+        and not stands_for_itself(value)
+        and asking.stamp(value) == capture.stamp
+    )
+
+
+class _LedgerPickler(WorkerPickler):
+    """Writes classes as references to their definitions, and notes what it has met."""
+
+    __slots__ = ("_file", "_ledger", "captures", "needs")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._file = BytesIO()
+        super().__init__(self._file)
+        self._ledger = ledger
+        self.captures: dict[tuple[str, str], _Capture] = {}
+        self.needs: dict[int, Definition] = {}
+
+    def written(self, obj: Any, parts: Mapping[str, Any]) -> bytes:
+        """The pickle of one object."""
+        write(self, obj, parts)
+        return self._file.getvalue()
+
+    def stamps_of(
+        self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
+    ) -> dict[str, bytes]:
+        """As for any worker, and noted."""
+        stamps = super().stamps_of(fn, names, captured)
+        home = function_home(fn)
+        if home is not None:
+            space = fn.__globals__
+            for name in names:
+                stamp = stamps.get(name)
+                value = captured.get(name, _ABSENT) if stamp is None else None
+                self.captures[home, name] = _Capture(space, value, stamp)
+        return stamps
+
+    def reduce_class(self, cls: Any) -> Any:
+        """A reference to the definition of the class."""
+        known = _classes.identity(cls)
+        return self._reference(known, self._ledger.class_definition(cls, known.version, self))
+
+    def _reference(self, known: _rebuild.Identity, definition: Definition) -> tuple[Any, ...]:
+        for needed in definition.needs:
+            self.needs[needed.number] = needed
+        self.needs[definition.number] = definition
+        return _rebuild.known_class, (known.token, definition.number)
+
+
+class _ClassPickler(_LedgerPickler):
+    """Writes one class in full, and with it the new ones it refers to.
+
+    These may refer back to it: had each a definition of its own, neither could be loaded first.
+    """
+
+    __slots__ = ("inside",)
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.inside: dict[int, tuple[Any, int]] = {}  # by id: a metaclass may forbid hashing
+
+    def reduce_class(self, cls: Any) -> Any:
+        """A reference, if there is a definition; otherwise the class itself."""
+        known = _classes.identity(cls)
+        if self.inside:  # it is not the class that is being defined
+            definition = self._ledger.current_definition(cls, known.version, self)
+            if definition is not None:
+                return self._reference(known, definition)
+        self.inside[id(cls)] = cls, known.version
+        return _classes.reduce_class(cls)
+
+
+class Shelf:
+    """A worker's definitions, by number.  They are loaded when they are first needed."""
+
+    def __init__(self) -> None:
+        self._data: dict[int, bytes] = {}
+        self._objects: dict[int, Any] = {}
+        #: The owner's classes that each definition brought, and how many brought each, by its id.
+        self._classes: dict[int, list[Any]] = {}
+        self._brought: collections.Counter[int] = collections.Counter()
+        self._newest = 0
+
+    def define(self, number: int, data: bytes) -> None:
+        """Take a definition; what is wrong with it shows when it is used."""
+        self._data[number] = data
+
+    def forget(self, number: int) -> None:
+        """Drop a definition that the owner has dropped."""
+        self._data.pop(number, None)
+        self._objects.pop(number, None)
+        self._brought.subtract(map(id, self._classes.pop(number, ())))
+
+    def function(self, number: int) -> Any:
+        """What a number means."""
+        try:
+            return self._objects[number]
+        except KeyError:
+            return self._load_definition(number)
+
+    def load(self, data: Any) -> Any:
+        """Load the data of a packet."""
+        return self._loads(data, self._newest)
+
+    def dump(self, obj: Any) -> bytes:
+        """Pickle a result; the owner's classes go back by their tokens."""
+        pickler = _ShelfPickler(self)
+        return pickler.written(obj)
+
+    def has_class(self, cls: Any) -> bool:
+        """Whether the owner certainly has this class."""
+        return self._brought[id(cls)] > 0
+
+    def _load_definition(self, number: int) -> Any:
+        classes: list[Any] = []
+        outer, Loading.classes = Loading.classes, classes
+        try:
+            obj = self._loads(self._data[number], number)
+        finally:
+            Loading.classes = outer
+        self._objects[number] = obj
+        self._classes[number] = classes
+        self._brought.update(map(id, classes))
+        del self._data[number]
+        self._newest = max(self._newest, number)
+        return obj
+
+    def _loads(self, data: Any, number: int) -> Any:
+        outer = Loading.number, Loading.require
+        Loading.number, Loading.require = number, self.function
+        try:
+            return pickle.loads(data)
+        finally:
+            Loading.number, Loading.require = outer
+
+
+class _ShelfPickler(HookPickler):
+    """Writes results."""
+
+    __slots__ = ("_file", "_shelf")
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._file = BytesIO()
+        super().__init__(self._file)
+        self._shelf = shelf
+
+    def written(self, obj: Any) -> bytes:
+        write(self, obj, {"result": obj})
+        return self._file.getvalue()
+
+    def reduce_class(self, cls: Any) -> Any:
+        if self._shelf.has_class(cls):
+            known = _rebuild.identity_of(cls)
+            assert known is not None
+            return _rebuild.known_class, (known.token,)
+        return super().reduce_class(cls)

@@ -1,0 +1,299 @@
+"""Functions that travel by value: their code, what they capture, the namespace they live in.
+
+Owns the reduce tuples of functions, cells and code objects.  A function whose captured values
+cannot refer to anything goes in one piece; any other as a shell first, which the pickler can
+remember, and what it captures afterwards.  The receiving side is `_rebuild`.
+
+Knows of a pickler what it is given with each call.  Any thread may call it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+from hookpool import _rebuild
+from hookpool._code import Facts, facts, marshalled
+from hookpool._importable import function_home, is_importable
+from hookpool._objects import annotated_names, explicit_home
+
+#: Values of these types cannot refer to anything.
+ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+_HAS_TYPE_PARAMS = sys.version_info >= (3, 12)
+# 3.14 evaluates annotations when they are asked for, and fails if a name is missing: there the
+# function that evaluates them travels (unverified: no such interpreter at hand).
+_ANNOTATIONS = "__annotations__" if sys.version_info < (3, 14) else "__annotate__"
+
+
+def reduce_function(pickler: Any, fn: FunctionType) -> Any:
+    """The reduce value of any function."""
+    known = facts(fn.__code__)
+    if id(fn) in pickler.met:
+        return _shell(pickler, fn, known)
+    # A quick answer first, for what is written in a program's own file.
+    if fn.__module__ != "__main__" and "<" not in fn.__qualname__ and is_importable(fn):
+        return NotImplemented
+    code_only = _has_code_only(fn, known)
+    if code_only:
+        captured = _atoms_captured(pickler, fn, known)
+        if captured is not None:
+            body = known.data or fn.__code__
+            return pickler.make_function, (body, _home(pickler, fn, known), *captured)
+    pickler.met[id(fn)] = True
+    state = _State(pickler, fn, known, code_only)
+    if not state.reached:
+        made = _shell(pickler, fn, known)
+        return (*made, state.values(), None, None, _rebuild.fill_one)
+    family = _family(pickler, fn, state)
+    return (*_shell(pickler, fn, known), family, None, None, _rebuild.fill_all)
+
+
+def snapshot(fn: FunctionType) -> tuple[Any, ...] | None:
+    """What a function's pickle depends on, if that is little and can be compared at once."""
+    known = facts(fn.__code__)
+    if not _has_code_only(fn, known):
+        return None
+    space = fn.__globals__
+    values = [space.get(name, _ABSENT) for name in known.names]
+    if fn.__closure__ is not None:
+        values += map(_contents, fn.__closure__)
+    kinds = list(map(type, values))
+    return (known, kinds, values) if _EXACT.issuperset(kinds) else None
+
+
+class _Absent:
+    """No value."""
+
+
+_ABSENT = _Absent()
+# Types of values that are the same if they are equal.
+_EXACT = frozenset({type(None), bool, int, str, bytes, _Absent})
+
+
+def _has_code_only(fn: FunctionType, known: Facts) -> bool:
+    """Whether a function has no attributes but those that follow from its code."""
+    return not (
+        fn.__defaults__ is not None
+        or fn.__dict__
+        or getattr(fn, _ANNOTATIONS)
+        or fn.__doc__ != known.doc
+        or fn.__name__ != known.name
+        or fn.__qualname__ != known.qualname
+        or fn.__kwdefaults__ is not None
+        or fn.__module__ != fn.__globals__.get("__name__")
+        or (_HAS_TYPE_PARAMS and fn.__type_params__)
+    )
+
+
+def _atoms_captured(
+    pickler: Any, fn: FunctionType, known: Facts
+) -> tuple[dict[str, Any], tuple[Any, ...]] | tuple[dict[str, Any]] | tuple[()] | None:
+    """The globals and cells a function captures, if nothing of it can refer to anything."""
+    captured = {}
+    if known.names:
+        space = fn.__globals__
+        for name in known.names:
+            if name in space:
+                value = space[name]
+                if type(value) not in ATOMS:
+                    return None
+                captured[name] = value
+    cells: tuple[Any, ...] = ()
+    if fn.__closure__ is not None:
+        cells = tuple(map(_contents, fn.__closure__))
+        if not ATOMS.issuperset(map(type, cells)) or type(_closure(pickler, fn)) is list:
+            return None
+    if known.names and pickler.stamps_of(fn, known.names, captured) is pickler.no_globals:
+        captured = {}
+    if cells:
+        return captured, cells
+    return (captured,) if captured else ()
+
+
+def _shell(pickler: Any, fn: FunctionType, known: Facts) -> tuple[Any, ...]:
+    """The reduce tuple of a function without what it captures."""
+    body = known.data or fn.__code__
+    home = _home(pickler, fn, known)
+    if fn.__closure__ is None:
+        return pickler.make_function, (body, home)
+    return pickler.make_function, (body, home, None, _closure(pickler, fn))
+
+
+def _closure(pickler: Any, fn: FunctionType) -> Any:
+    """How many cells to make; or the cells, with None for each one that is to be made."""
+    cells = fn.__closure__ or ()
+    met = pickler.met
+    if met.keys().isdisjoint(map(id, cells)):
+        for index, cell in enumerate(cells):
+            met[id(cell)] = fn, index  # where others find it
+        return len(cells)
+    spec = [None if met.get(id(cell), (fn,))[0] is fn else cell for cell in cells]
+    for index, cell in enumerate(cells):
+        met.setdefault(id(cell), (fn, index))
+    return len(cells) if spec.count(None) == len(cells) else spec
+
+
+def _home(pickler: Any, fn: FunctionType, known: Facts) -> Any:
+    """What stands for a function's globals: functions that share them go on sharing them."""
+    space = fn.__globals__
+    home = pickler.met.get(id(space))
+    if home is not None:
+        return home
+    name = function_home(fn)
+    if name != "__main__":
+        return explicit_home(pickler, space, is_shared=name is not None)
+    # The commonest case, in fewer bytes: the first function makes the namespace, and stands for
+    # it in what follows.
+    pickler.met[id(space)] = fn
+    package = space.get("__package__")
+    return (name, package) if package and known.is_relative() else name
+
+
+def _family(
+    pickler: Any, fn: FunctionType, state: _State
+) -> tuple[tuple[FunctionType, ...], tuple[tuple[Any, ...], ...]]:
+    """A function and the functions it reaches through functions alone, innermost first.
+
+    They are written side by side: each inside another one's closure, a chain of some hundred
+    decorators would exceed the recursion limit.  Innermost first, so that a function is complete
+    when something that calls it while it is loaded comes along.
+    """
+    met = pickler.met
+    functions: list[FunctionType] = []
+    states: list[tuple[Any, ...]] = []
+    path = [(fn, state)]
+    while path:
+        one, state = path[-1]
+        while state.reached:
+            other = state.reached.pop()
+            if id(other) not in met and not is_importable(other):
+                met[id(other)] = True
+                its = facts(other.__code__)
+                path.append((other, _State(pickler, other, its, _has_code_only(other, its))))
+                break
+        else:
+            functions.append(one)
+            states.append(state.values())
+            path.pop()
+    return tuple(functions), tuple(states)
+
+
+class _State:
+    """What a function captures, at the moment it is looked at."""
+
+    __slots__ = ("attributes", "captured", "cells", "reached", "stamps", "submodules")
+
+    captured: dict[str, Any] | None
+    cells: tuple[Any, ...] | None
+    attributes: dict[str, Any] | None
+    submodules: list[str] | None
+    stamps: dict[str, bytes] | None
+    #: Functions among it that reach further, the first one last.
+    reached: list[FunctionType]
+
+    def __init__(self, pickler: Any, fn: FunctionType, known: Facts, code_only: bool) -> None:
+        self.captured = self.cells = self.attributes = self.submodules = self.stamps = None
+        self.reached = []
+        annotations = None if code_only else getattr(fn, _ANNOTATIONS)
+        names = _with_annotated(known.names, annotations)
+        if names:
+            space = fn.__globals__
+            captured = {name: space[name] for name in names if name in space}
+            stamps = pickler.stamps_of(fn, names, captured)
+            if captured and stamps is not pickler.no_globals:
+                self.captured, self.stamps = captured, stamps or None
+                self._look(known, captured.values())
+        if fn.__closure__ is not None:
+            self.cells = tuple(map(_contents, fn.__closure__))
+            self._look(known, self.cells)
+        if not code_only:
+            self.attributes = _attributes(fn, known, annotations)
+            self._look(known, fn.__defaults__ or ())
+            self._look(known, fn.__dict__.values())
+        self.reached.reverse()
+
+    def values(self) -> tuple[Any, ...]:
+        """The arguments of `_rebuild.fill`."""
+        values = (self.captured, self.cells, self.attributes, self.submodules, self.stamps)
+        while values and values[-1] is None:
+            values = values[:-1]
+        return values
+
+    def _look(self, known: Facts, values: Iterable[Any]) -> None:
+        """Note functions among some values, and modules of which submodules are used."""
+        for value in values:
+            kind = type(value)
+            if kind is FunctionType:
+                if not _is_leaf(value):
+                    self.reached.append(value)
+            elif kind is ModuleType and (found := known.submodules(value.__name__)):
+                self.submodules = found if self.submodules is None else self.submodules + found
+
+
+def _is_leaf(fn: FunctionType) -> bool:
+    """Whether a function reaches no other one: such a one needs no care to be written."""
+    if fn.__closure__ is not None or fn.__defaults__ is not None or fn.__dict__:
+        return False
+    get = fn.__globals__.get
+    return all(type(get(name)) is not FunctionType for name in facts(fn.__code__).names)
+
+
+def _with_annotated(names: tuple[str, ...], annotations: Any) -> tuple[str, ...]:
+    """With the names in annotations that are written as text, which the code does not refer to."""
+    if not annotations:
+        return names
+    return names + tuple(name for name in annotated_names(annotations) if name not in names)
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _rebuild.EMPTY
+
+
+def _attributes(fn: FunctionType, known: Facts, annotations: Any) -> dict[str, Any]:
+    """Attributes of a function that do not follow from its code."""
+    own: dict[str, Any] = {}
+    if fn.__defaults__ is not None:
+        own["__defaults__"] = fn.__defaults__
+    if fn.__kwdefaults__ is not None:
+        own["__kwdefaults__"] = fn.__kwdefaults__
+    if fn.__dict__:
+        own["__dict__"] = fn.__dict__
+    if fn.__name__ != known.name:
+        own["__name__"] = fn.__name__
+    if fn.__qualname__ != known.qualname:
+        own["__qualname__"] = fn.__qualname__
+    if fn.__module__ != fn.__globals__.get("__name__"):
+        own["__module__"] = fn.__module__
+    if fn.__doc__ != known.doc:
+        own["__doc__"] = fn.__doc__
+    if annotations:
+        own[_ANNOTATIONS] = annotations
+    if sys.version_info >= (3, 12) and fn.__type_params__:
+        own["__type_params__"] = fn.__type_params__
+    return own
+
+
+def reduce_cell(pickler: Any, cell: CellType) -> Any:
+    """The reduce value of a cell: that of a function which has it, or one by itself."""
+    owner = pickler.met.setdefault(id(cell), _BY_ITSELF)
+    if owner is not _BY_ITSELF:
+        return _rebuild.cell_of, owner
+    return _rebuild.cell, (), _contents(cell), None, None, _rebuild.fill_cell
+
+
+_BY_ITSELF = (None, 0)
+
+
+def reduce_code(_: Any, code: CodeType) -> Any:
+    """The reduce value of a code object."""
+    data = facts(code).data
+    if data is not None:
+        return _rebuild.code, (data,)
+    # A constant cannot be marshalled: without its constants, and those apart.
+    return _rebuild.code_with, (marshalled(code.replace(co_consts=())), code.co_consts)

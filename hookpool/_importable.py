@@ -1,0 +1,159 @@
+"""Which functions, classes and modules another process can import by name.
+
+Owns the answer to "by reference or by value?" and the registry of modules that users want by
+value.  An object is importable when its name resolves to that same object *and* a finder finds its
+module again: being in ``sys.modules`` proves nothing about another process.
+
+Knows nothing of pickling.  Any thread may call it.  What a finder said is remembered per module
+object; that a name still resolves to the object is looked at each time, since names are rebound.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+import weakref
+from types import FunctionType, ModuleType
+from typing import Any
+
+_MAINS = frozenset({"__main__", "__mp_main__"})
+
+_by_value: set[str] = set()
+_verdicts: dict[str, tuple[weakref.ref[ModuleType], bool]] = {}
+
+
+def is_importable(obj: Any) -> bool:
+    """Whether a function or class (anything with a qualified name) can go by reference."""
+    name = getattr(obj, "__module__", None)
+    qualname: str = obj.__qualname__
+    if type(name) is not str or "<" in qualname or not is_module_importable(name):
+        return False
+    found: Any = sys.modules[name]
+    try:
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        return False
+    return found is obj
+
+
+def is_module_importable(name: str) -> bool:
+    """Whether another process would find the module that ``sys.modules`` has under this name."""
+    module = sys.modules.get(name)
+    if _by_value and _is_registered(name):
+        return False
+    known = _verdicts.get(name)
+    if known is not None and known[0]() is module:
+        return known[1]
+    if not isinstance(module, ModuleType):
+        return False
+    verdict = name not in _MAINS and _is_found_again(name, module)
+    _verdicts[name] = weakref.ref(module), verdict
+    return verdict
+
+
+def register_pickle_by_value(module: ModuleType) -> None:
+    """Let functions and classes of a module, and of its submodules, travel by value.
+
+    For modules that the workers cannot import, or should not: a package under development whose
+    edits are to be seen, a script beside the notebook.
+
+    Args:
+        module: an imported module.
+
+    Raises:
+        ValueError: it is not a module, or not one that was imported under its name.
+
+    >>> import hookpool, json
+    >>> hookpool.register_pickle_by_value(json)
+    >>> hookpool.unregister_pickle_by_value(json)
+    """
+    if not isinstance(module, ModuleType):
+        raise ValueError(f"register_pickle_by_value takes a module, not {module!r}")
+    if module.__name__ not in sys.modules:
+        raise ValueError(
+            f"{module!r} was not imported under the name {module.__name__!r}: functions of a "
+            "dynamic module travel by value anyway"
+        )
+    _by_value.add(module.__name__)
+
+
+def unregister_pickle_by_value(module: ModuleType) -> None:
+    """Undo `register_pickle_by_value`.
+
+    Args:
+        module: a module registered before.
+
+    Raises:
+        ValueError: it is not registered.
+    """
+    if not isinstance(module, ModuleType):
+        raise ValueError(f"unregister_pickle_by_value takes a module, not {module!r}")
+    if module.__name__ not in _by_value:
+        raise ValueError(f"{module!r} is not registered to travel by value")
+    _by_value.remove(module.__name__)
+
+
+def list_registry_pickle_by_value() -> set[str]:
+    """The names of the modules registered with `register_pickle_by_value`, as a new set."""
+    return _by_value.copy()
+
+
+def _is_registered(name: str) -> bool:
+    while name:
+        if name in _by_value:
+            return True
+        name = name.rpartition(".")[0]
+    return False
+
+
+def _is_found_again(name: str, module: ModuleType) -> bool:
+    spec = getattr(module, "__spec__", None)
+    parent = name.rpartition(".")[0]
+    if parent and not is_module_importable(parent):
+        return False
+    if spec is None:
+        return _is_made_by_its_parent(name, module)
+    if spec.name != name:
+        # As ``collections.abc``, which its parent makes another name of a private module.
+        return _is_attribute_of_parent(name, module) and is_module_importable(spec.name)
+    path = getattr(sys.modules[parent], "__path__", None) if parent else None
+    if parent and path is None:
+        return _is_made_by_its_parent(name, module)
+    found = _find(name, path)
+    return found is not None and found.origin == spec.origin
+
+
+def _is_made_by_its_parent(name: str, module: ModuleType) -> bool:
+    # Extension modules create submodules that no finder knows; importing the parent makes them.
+    above = sys.modules.get(name.rpartition(".")[0])
+    origin = getattr(getattr(above, "__spec__", None), "origin", None) or ""
+    is_extension = origin.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
+    return is_extension and _is_attribute_of_parent(name, module)
+
+
+def _is_attribute_of_parent(name: str, module: ModuleType) -> bool:
+    parent, _, last = name.rpartition(".")
+    return getattr(sys.modules.get(parent), last, None) is module
+
+
+def _find(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
+    for finder in sys.meta_path:
+        # A finder defined by value will not be there in another process.
+        kind: Any = finder if isinstance(finder, type) else type(finder)
+        if kind.__module__ in _MAINS:
+            continue
+        try:
+            spec = finder.find_spec(name, path)
+        except Exception:  # noqa: BLE001 - somebody else's finder must not break pickling
+            continue
+        if spec is not None:
+            return spec
+    return None
+
+
+def function_home(fn: FunctionType) -> str | None:
+    """The name of the module that a function's globals belong to, None for a bare dict."""
+    name = fn.__globals__.get("__name__")
+    module = sys.modules.get(name) if type(name) is str else None
+    return name if getattr(module, "__dict__", None) is fn.__globals__ else None

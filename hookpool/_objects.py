@@ -1,0 +1,601 @@
+"""Plans for objects that the C pickler refuses, or carries with losses.
+
+Owns one function per kind of object, and the tables by which `reduction` finds them.  Functions
+and classes by value are `reduction`'s and `_classes`'.  Knows of a pickler only what a plan is
+given: the one that asks.  Any thread may call it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import contextvars
+import functools
+import gc
+import io
+import re
+import sys
+import threading
+import types
+import typing
+import weakref
+from collections.abc import Callable, Iterator
+from multiprocessing import context as mp_context
+from types import MethodType, ModuleType
+from typing import Any
+
+from hookpool import _classes, _rebuild
+from hookpool import _rebuild_objects as there
+from hookpool._importable import is_importable, is_module_importable
+
+Reduced = Any  # a reduce tuple, or NotImplemented
+Plan = Callable[[Any, Any], Reduced]
+
+# Types that multiprocessing registers reducers for, which lose more than what is done without.
+BETTER = frozenset(
+    {
+        MethodType,
+        types.BuiltinFunctionType,
+        types.MethodDescriptorType,
+        types.WrapperDescriptorType,
+        functools.partial,
+    }
+)
+
+# ---------------------------------------------------------------------------------------------
+# Modules and namespaces
+# ---------------------------------------------------------------------------------------------
+
+
+class Home:
+    """Stands for the globals of functions: what the receiver makes of it is a module."""
+
+    __slots__ = ("is_shared", "space")
+
+    def __init__(self, space: dict[str, Any], *, is_shared: bool) -> None:
+        self.space = space
+        self.is_shared = is_shared
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        name, package = self.space.get("__name__"), self.space.get("__package__")
+        make = _rebuild.shared_namespace if self.is_shared else _rebuild.namespace
+        return make, (name if type(name) is str else None, package or None)
+
+
+def explicit_home(pickler: Any, space: dict[str, Any], *, is_shared: bool) -> Home:
+    """What stands for globals other than those of ``__main__``."""
+    home = Home(space, is_shared=is_shared and pickler.shares_namespaces)
+    pickler.met[id(space)] = home
+    return home
+
+
+def _reduce_module(pickler: Any, module: ModuleType) -> Reduced:
+    name = module.__name__
+    is_known = sys.modules.get(name) is module
+    if is_known and (is_module_importable(name) or name == "__main__"):
+        return _rebuild.module, (name,)
+    space = vars(module)
+    home = pickler.met.get(id(space)) or explicit_home(pickler, space, is_shared=is_known)
+    own = {key: value for key, value in space.items() if key not in _MACHINERY}
+    return _rebuild.same, (home,), own, None, None, _rebuild.fill_module
+
+
+_MACHINERY = frozenset({"__builtins__", "__loader__", "__name__", "__package__", "__spec__"})
+
+# ---------------------------------------------------------------------------------------------
+# Callables and descriptors
+# ---------------------------------------------------------------------------------------------
+
+
+def _reduce_lru_cache(_: Any, cached: Any) -> Reduced:
+    if is_importable(cached):
+        return NotImplemented
+    parameters = cached.cache_parameters()
+    arguments = (cached.__wrapped__, parameters["maxsize"], parameters["typed"])
+    return (
+        there.lru_cache,
+        arguments,
+        vars(cached),
+        None,
+        None,
+        there.update_dict,
+    )
+
+
+def _reduce_method(_: Any, method: MethodType) -> Reduced:
+    """By its name where the class has it: then it is the receiver's class that is asked."""
+    obj, fn = method.__self__, method.__func__
+    if isinstance(obj, type):
+        if _lookup(obj, getattr(fn, "__name__", ""), classmethod) is fn:
+            return there.class_bound, (obj, fn.__name__)
+    elif _lookup(type(obj), getattr(fn, "__name__", ""), None) is fn:
+        return there.bound, (obj, fn.__name__)
+    return MethodType, (fn, obj)
+
+
+def _lookup(cls: type, name: str, wrapper: type | None) -> Any:
+    for kind in cls.__mro__:
+        found = _classes.dict_of(kind).get(name)
+        if found is not None:
+            return found.__func__ if type(found) is wrapper else found
+    return None
+
+
+def _reduce_wrapped(_: Any, wrapped: Any) -> Reduced:
+    return type(wrapped), (wrapped.__func__,)
+
+
+def _reduce_property(_: Any, prop: Any) -> Reduced:
+    accessors = (prop.fget, prop.fset, prop.fdel)
+    own = getattr(prop, "__dict__", None)  # a subclass has one
+    if own:
+        made = (type(prop), (*accessors, prop.__doc__))
+        return (*made, own, None, None, there.update_dict)
+    if prop.__doc__ == getattr(prop.fget, "__doc__", None):
+        return type(prop), accessors
+    return type(prop), (*accessors, prop.__doc__)
+
+
+def _reduce_descriptor(_: Any, descriptor: Any) -> Reduced:
+    return there.class_attribute, (descriptor.__objclass__, descriptor.__name__)
+
+
+def _reduce_super(_: Any, proxy: super) -> Reduced:
+    if proxy.__self__ is None:
+        return super, (proxy.__thisclass__,)
+    return super, (proxy.__thisclass__, proxy.__self__)
+
+
+def _reduce_ufunc(_: Any, ufunc: Any) -> Reduced:
+    """What `numpy.frompyfunc` made; numpy itself looks its name up, and finds nothing."""
+    fn = next((one for one in gc.get_referents(ufunc) if callable(one)), None)
+    if fn is None or not ufunc.__name__.endswith(" (vectorized)"):
+        return NotImplemented
+    options = {} if ufunc.identity is None else {"identity": ufunc.identity}
+    return there.ufunc, (fn, ufunc.nin, ufunc.nout, options)
+
+
+# ---------------------------------------------------------------------------------------------
+# Classes without a name of their own
+# ---------------------------------------------------------------------------------------------
+
+_BY_MACHINERY = (type(None), type(...), type(NotImplemented))
+
+
+@functools.cache
+def _named_builtins() -> dict[type, tuple[str, str]]:
+    """Classes of the interpreter that no module has under the name they give themselves."""
+    return {
+        value: (module, name)
+        for module in ("_collections_abc", "types")  # not their own idea of their names
+        for name, value in vars(sys.modules[module]).items()
+        if isinstance(value, type)
+    }
+
+
+def reduce_builtin_class(cls: type) -> Reduced:
+    """A class written in C: by a name that it can be found under."""
+    if cls in _BY_MACHINERY:
+        return NotImplemented
+    place = _named_builtins().get(cls)
+    return NotImplemented if place is None else (there.module_attribute, place)
+
+
+def _reduce_instance(pickler: Any, obj: Any) -> Reduced:
+    """As the C pickler would, without asking the instance what only its class should know.
+
+    For instances with a `__getattr__`, which is asked for ``__setstate__`` before there is
+    anything in the instance it could go by; and for classes that cannot be looked up in a table,
+    as their metaclass makes them unhashable.
+    """
+    if 0 <= pickler.protocol < 2:
+        return NotImplemented  # copyreg asks the instance even before that
+    reduced = obj.__reduce_ex__(4)
+    if len(reduced) < 3 or reduced[2] is None or hasattr(type(obj), "__setstate__"):
+        return reduced
+    return (*(*reduced, None, None)[:5], there.set_state)
+
+
+def _needs_instance(kind: type) -> bool:
+    if type(kind).__hash__ is None:
+        return True
+    return (
+        hasattr(kind, "__getattr__")
+        and not hasattr(kind, "__setstate__")
+        and not _says_itself(kind, object)
+    )
+
+
+def _reduce_sentinel(_: Any, sentinel: Any) -> Reduced:
+    """``dataclasses.MISSING`` and its like, which are compared by identity."""
+    place = _sentinels.get(id(sentinel))
+    if place is None:
+        module = type(sentinel).__module__
+        names = {id(value): name for name, value in vars(sys.modules[module]).items()}
+        place = _sentinels[id(sentinel)] = module, names[id(sentinel)]
+    return there.module_attribute, place
+
+
+_SENTINELS = frozenset(
+    {"_FIELD_BASE", "_HAS_DEFAULT_FACTORY_CLASS", "_KW_ONLY_TYPE", "_MISSING_TYPE"}
+)
+_sentinels: dict[int, tuple[str, str]] = {}  # by id: a module holds them for good
+
+
+def _reduce_member(_: Any, obj: Any) -> Reduced:
+    if is_importable(type(obj)) or not _classes.is_member(obj):
+        return NotImplemented
+    return _rebuild.member, (type(obj), obj._name_)
+
+
+# ---------------------------------------------------------------------------------------------
+# Typing
+# ---------------------------------------------------------------------------------------------
+
+_VARIABLE_ARGUMENTS = {
+    "bound": ("__bound__", None),
+    "constraints": ("__constraints__", ()),
+    "covariant": ("__covariant__", False),
+    "contravariant": ("__contravariant__", False),
+    "infer_variance": ("__infer_variance__", False),
+}
+
+
+def _reduce_type_variable(_: Any, variable: Any) -> Reduced:
+    name, module = variable.__name__, variable.__module__
+    if is_module_importable(module) and getattr(sys.modules[module], name, None) is variable:
+        return NotImplemented
+    known = _rebuild.identity_of(variable)
+    if known is None:
+        token = _classes.new_token(module, name)
+        known = _rebuild.Identity(token, variable, is_ours=True)
+        _rebuild.identify(known, variable)
+    arguments = {}
+    for key, (attribute, normal) in _VARIABLE_ARGUMENTS.items():
+        value = getattr(variable, attribute, normal)
+        if value != normal:
+            arguments[key] = value
+    if hasattr(variable, "has_default") and variable.has_default():
+        arguments["default"] = variable.__default__
+    return there.type_variable, (known.token, type(variable), name, module, arguments)
+
+
+_WORD = re.compile(r"(?<![\w.])[^\W\d]\w*")
+
+
+def annotated_names(annotations: Any) -> Iterator[str]:
+    """Names that occur in annotations written as text."""
+    if type(annotations) is dict:
+        for value in annotations.values():
+            if type(value) is str:
+                yield from _words(value)
+
+
+@functools.lru_cache(4096)
+def _words(annotation: str) -> list[str]:
+    return _WORD.findall(annotation)
+
+
+def _reduce_new_type(_: Any, new_type: Any) -> Reduced:
+    if is_importable(new_type):
+        return NotImplemented
+    arguments = (new_type.__name__, new_type.__supertype__)
+    return typing.NewType, arguments, vars(new_type), None, None, there.update_dict
+
+
+def _reduce_type_alias(_: Any, alias: Any) -> Reduced:
+    name, module = alias.__name__, alias.__module__
+    if is_module_importable(module) and getattr(sys.modules[module], name, None) is alias:
+        return NotImplemented
+    value, parameters = alias.__value__, alias.__type_params__
+    if parameters and not _mentions(value, alias):
+        return there.generic_alias, (name, value, parameters)
+    # The value comes as state, as it may contain the alias.
+    arguments = (name, parameters)
+    return (
+        there.type_alias,
+        arguments,
+        value,
+        None,
+        None,
+        there.fill_type_alias,
+    )
+
+
+def _mentions(annotation: Any, alias: Any) -> bool:
+    found, met = [annotation], set()
+    while found:
+        one = found.pop()
+        if one is alias:
+            return True
+        if id(one) not in met:
+            met.add(id(one))
+            found += (getattr(one, "__origin__", None), *getattr(one, "__args__", ()))
+    return False
+
+
+# ---------------------------------------------------------------------------------------------
+# Containers and views
+# ---------------------------------------------------------------------------------------------
+
+
+def _reduce_mapping_proxy(_: Any, proxy: Any) -> Reduced:
+    return types.MappingProxyType, tuple(gc.get_referents(proxy))
+
+
+def _reduce_keys(_: Any, view: Any) -> Reduced:
+    return there.dict_view, ("keys", _dict_of(view).fromkeys(view))
+
+
+def _reduce_values(_: Any, view: Any) -> Reduced:
+    return there.dict_view, ("values", _dict_of(view)(enumerate(view)))
+
+
+def _reduce_items(_: Any, view: Any) -> Reduced:
+    return there.dict_view, ("items", _dict_of(view)(view))
+
+
+def _dict_of(view: Any) -> Any:
+    return collections.OrderedDict if type(view).__name__.startswith("odict") else dict
+
+
+def _reduce_memory_view(_: Any, view: memoryview) -> Reduced:
+    return there.memory_view, (view.tobytes(), view.format, view.shape)
+
+
+def _reduce_weak_reference(_: Any, reference: Any) -> Reduced:
+    obj = reference()
+    return there.weak_reference, ((type(reference),) if obj is None else (type(reference), obj))
+
+
+def _reduce_weak_set(_: Any, weak: Any) -> Reduced:
+    return type(weak), (list(weak),)
+
+
+def _reduce_weak_dict(_: Any, weak: Any) -> Reduced:
+    return type(weak), (dict(weak),)
+
+
+# ---------------------------------------------------------------------------------------------
+# What belongs to a thread or a process
+# ---------------------------------------------------------------------------------------------
+
+
+def _reduce_lock(pickler: Any, lock: Any) -> Reduced:
+    """A copy of an object gets a copy of its lock, as a module imported again did."""
+    kind = type(lock)
+    if _is_bare(lock, pickler):
+        raise TypeError(
+            f"cannot pickle a bare '{kind.__module__}.{kind.__name__}' object: what would be "
+            "locked in another process is a copy; use a lock of multiprocessing"
+        )
+    if _is_held(lock):
+        raise TypeError(f"cannot pickle a '{kind.__module__}.{kind.__name__}' object that is held")
+    return there.lock, ("Lock" if kind is type(threading.Lock()) else "RLock",)
+
+
+def _is_held(lock: Any) -> bool:
+    if hasattr(lock, "_is_owned") and lock._is_owned():
+        return True
+    if not lock.acquire(blocking=False):
+        return True
+    lock.release()
+    return False
+
+
+def _is_bare(obj: object, pickler: Any) -> bool:
+    """Whether an object was given as such, in plain containers if at all."""
+    if pickler.is_stamping:
+        return False
+    found = [pickler.root]
+    met = set()
+    while found:
+        one = found.pop()
+        if one is obj:
+            return True
+        kind = type(one)
+        if kind not in (dict, list, tuple) or id(one) in met:
+            continue
+        met.add(id(one))
+        found += one.values() if kind is dict else one  # type: ignore[attr-defined, misc]
+    return False
+
+
+def _reduce_thread_local(pickler: Any, local: Any) -> Reduced:
+    if _is_bare(local, pickler):
+        raise TypeError(
+            "cannot pickle a bare '_thread._local' object: what it holds belongs to this thread"
+        )
+    return type(local), ()
+
+
+def _reduce_context_variable(pickler: Any, variable: Any) -> Reduced:
+    if _is_bare(variable, pickler):
+        raise TypeError(
+            "cannot pickle a bare 'ContextVar' object: its value belongs to this context"
+        )
+    known = _tokens.get(id(variable))
+    if known is None:
+        token = _classes.new_token("ContextVar", variable.name)
+        # Kept with it: its id must not be used again, and context variables live for ever anyway.
+        known = _tokens.setdefault(id(variable), (token, variable))
+        there.variables[known[0]] = variable
+    try:
+        default: tuple[Any, ...] = (contextvars.Context().run(variable.get),)
+    except LookupError:
+        default = ()
+    return there.context_variable, (known[0], variable.name, default)
+
+
+_tokens: dict[int, tuple[str, Any]] = {}
+
+
+def _reduce_text_file(_: Any, file: Any) -> Reduced:
+    for name in ("stdout", "stderr", "stdin"):
+        if file is getattr(sys, name) or file is getattr(sys, f"__{name}__"):
+            if name == "stdin":
+                raise TypeError("cannot pickle standard input: another process has its own")
+            return there.standard_stream, (name,)
+    if file.closed:
+        raise TypeError("cannot pickle a closed file")
+    if not file.readable():
+        raise TypeError("cannot pickle a file that is not open for reading")
+    if file.isatty():
+        raise TypeError("cannot pickle a terminal")
+    position = file.tell()
+    file.seek(0)
+    contents = file.read()
+    file.seek(position)
+    return there.text, (contents, position, file.name)
+
+
+class _NoChild:
+    """Stands for a child being started, where nothing is to be handed to one."""
+
+    def duplicate_for_child(self, fd: int) -> int:
+        return fd
+
+    def DupFd(self, fd: int) -> int:
+        return fd
+
+
+@contextlib.contextmanager
+def without_handing_over() -> Iterator[None]:
+    """Let objects that travel only while a child starts be pickled, and nothing reach it."""
+    popen = mp_context.get_spawning_popen()
+    if popen is None:
+        yield
+        return
+    mp_context.set_spawning_popen(_NoChild())
+    try:
+        yield
+    finally:
+        mp_context.set_spawning_popen(popen)
+
+
+# ---------------------------------------------------------------------------------------------
+# Exceptions
+# ---------------------------------------------------------------------------------------------
+
+
+def _reduce_exception(pickler: Any, error: BaseException) -> Reduced:
+    """With all attributes and the chain, and made without the `__init__` that may want more."""
+    cls = type(error)
+    base = _classes.c_base(cls)
+    chain = _chain(pickler, error)
+    if chain is None and cls.__init__ is base.__init__ and cls.__new__ is base.__new__:
+        return NotImplemented
+    reduced = error.__reduce_ex__(4)
+    if type(reduced) is not tuple or len(reduced) > 3:
+        return NotImplemented
+    make, args, *rest = reduced
+    slots = _classes.slot_values(cls, error)
+    if cls.__reduce__ is base.__reduce__ and make is cls:
+        made = (there.exception, (cls, base, args))
+    else:
+        made = (there.exception_via, (make, args, (cls, base, error.args)))
+    own = rest[0] if rest else None
+    if chain is None and own is None and not slots:
+        return made
+    return (*made, (own, chain, slots), None, None, there.fill_exception)
+
+
+def _chain(pickler: Any, error: BaseException) -> tuple[Any, ...] | None:
+    cause, context = error.__cause__, error.__context__
+    if cause is None and context is None:
+        return None
+    return _carried(pickler, cause), _carried(pickler, context), error.__suppress_context__
+
+
+def _carried(pickler: Any, error: BaseException | None) -> BaseException | None:
+    """An exception of a chain, or what can be told of it: an error must not be lost for that."""
+    if error is None or id(error) in pickler.met:
+        return error
+    met = {id(error): error}
+    found = [error]
+    while found:
+        one = found.pop()
+        for other in (one.__cause__, one.__context__):
+            if other is not None and id(other) not in met:
+                met[id(other)] = other
+                found.append(other)
+    if pickler.can_carry(error, met.keys()):
+        pickler.met.update(met)
+        return error
+    return there.LostException(f"{type(error).__name__}: {error}")
+
+
+# ---------------------------------------------------------------------------------------------
+# The tables
+# ---------------------------------------------------------------------------------------------
+
+_ordered: Any = collections.OrderedDict()
+
+PLANS: dict[type, Plan] = {
+    ModuleType: _reduce_module,
+    MethodType: _reduce_method,
+    type(functools.lru_cache(len)): _reduce_lru_cache,
+    super: _reduce_super,
+    types.GetSetDescriptorType: _reduce_descriptor,
+    types.MemberDescriptorType: _reduce_descriptor,
+    types.MappingProxyType: _reduce_mapping_proxy,
+    type({}.keys()): _reduce_keys,
+    type({}.values()): _reduce_values,
+    type({}.items()): _reduce_items,
+    type(_ordered.keys()): _reduce_keys,
+    type(_ordered.values()): _reduce_values,
+    type(_ordered.items()): _reduce_items,
+    memoryview: _reduce_memory_view,
+    weakref.ref: _reduce_weak_reference,
+    weakref.WeakMethod: _reduce_weak_reference,
+    weakref.WeakSet: _reduce_weak_set,
+    weakref.WeakKeyDictionary: _reduce_weak_dict,
+    weakref.WeakValueDictionary: _reduce_weak_dict,
+    type(threading.Lock()): _reduce_lock,
+    type(threading.RLock()): _reduce_lock,
+    contextvars.ContextVar: _reduce_context_variable,
+    io.TextIOWrapper: _reduce_text_file,
+    typing.TypeVar: _reduce_type_variable,
+    typing.ParamSpec: _reduce_type_variable,
+    typing.TypeVarTuple: _reduce_type_variable,
+    typing.NewType: _reduce_new_type,
+}
+if sys.version_info >= (3, 12):
+    PLANS[typing.TypeAliasType] = _reduce_type_alias
+
+# Plans that no registration of a user's comes before: numpy's own does not find what
+# `numpy.frompyfunc` made, and an unhashable class cannot be registered.
+UNRANKED = frozenset({_reduce_ufunc, _reduce_instance})
+
+# For subclasses as well, unless they say themselves how they are reduced.
+_FAMILIES: dict[type, Plan] = {
+    BaseException: _reduce_exception,
+    property: _reduce_property,
+    staticmethod: _reduce_wrapped,
+    classmethod: _reduce_wrapped,
+    ModuleType: _reduce_module,
+    threading.local: _reduce_thread_local,
+}
+
+
+def plan_for(kind: type) -> Plan | None:
+    """How objects of a type that is in no table are reduced; None leaves it to the C pickler."""
+    for family, plan in _FAMILIES.items():
+        if issubclass(kind, family):
+            return plan if family is BaseException or not _says_itself(kind, family) else None
+    enum = sys.modules.get("enum")
+    if enum is not None and issubclass(type(kind), enum.EnumMeta):
+        return _reduce_member
+    if kind.__module__ == "dataclasses" and kind.__name__ in _SENTINELS:
+        return _reduce_sentinel
+    if kind.__module__ == "numpy" and kind.__name__ == "ufunc":
+        return _reduce_ufunc
+    if _needs_instance(kind):
+        return _reduce_instance
+    return None
+
+
+def _says_itself(kind: type, family: type) -> bool:
+    return (
+        kind.__reduce__ is not family.__reduce__ or kind.__reduce_ex__ is not family.__reduce_ex__
+    )

@@ -1,0 +1,538 @@
+"""The receiving side of the pickler: the functions that hookpool's pickles name.
+
+Owns what must exist once per process for pickles to meet: the registry of classes that travel by
+value, and, inside a worker, one namespace per module of the owner, so that ``global model`` set by
+an initializer is what the next task reads.  Knows nothing of how pickles are made.
+
+Everything is called by the unpickler, in the thread that loads.  Two threads that load at the same
+time at worst build the same thing twice; the registry keeps the first.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import importlib.util
+import marshal
+import os
+import pickle
+import sys
+import weakref
+from _abc import _abc_init
+from abc import ABCMeta
+from collections.abc import Callable, Iterable
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any, ClassVar
+
+_MAGIC = importlib.util.MAGIC_NUMBER
+_CODES_KEPT = 1024
+
+# ---------------------------------------------------------------------------------------------
+# Code and modules
+# ---------------------------------------------------------------------------------------------
+
+_codes: dict[bytes, CodeType] = {}
+
+
+def code(data: bytes) -> CodeType:
+    """The code object behind marshalled bytes, one object for equal bytes."""
+    known = _codes.get(data)
+    if known is not None:
+        return known
+    # Compared before loading: marshal data of another version may crash the interpreter.
+    if not data.startswith(_MAGIC):
+        raise pickle.UnpicklingError(
+            f"this function was pickled by another version of Python (bytecode magic "
+            f"{data[:4]!r}, here {_MAGIC!r}): pickle it with the version that loads it"
+        )
+    made: CodeType = marshal.loads(memoryview(data)[len(_MAGIC) :])
+    while len(_codes) >= _CODES_KEPT:
+        _codes.pop(next(iter(_codes)), None)
+    return _codes.setdefault(data, made)
+
+
+def code_with(data: bytes, constants: tuple[Any, ...]) -> CodeType:
+    """A code object with constants that could not be marshalled."""
+    return code(data).replace(co_consts=constants)
+
+
+def module(name: str) -> ModuleType:
+    """An importable module."""
+    return importlib.import_module(name)
+
+
+# ---------------------------------------------------------------------------------------------
+# Namespaces
+# ---------------------------------------------------------------------------------------------
+
+
+class _Namespace:
+    """The one namespace of an owner's module in a worker."""
+
+    __slots__ = ("applied", "module")
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        # Name -> (number of the definition that brought it, stamp of the value it brought).
+        self.applied: dict[str, tuple[int, object]] = {}
+
+
+class Loading:
+    """What a worker is loading just now; only one thread of a worker loads definitions."""
+
+    #: Number of the definition: later ones win over earlier ones that arrive late.
+    number = 0
+    #: Where classes that are made or met are noted.
+    classes: ClassVar[list[Any] | None] = None
+    #: Makes sure that the definition with a number has been loaded.
+    require: Callable[[int], object] | None = None
+
+
+_in_worker = False
+_namespaces: dict[str, _Namespace] = {}
+_by_globals: dict[int, _Namespace] = {}  # keyed by id: the modules above live as long as we do
+_ABSENT = object()
+_ATOMS = frozenset({type(None), bool, int, str, bytes})
+_NUMBERS = frozenset({float, complex})
+
+
+def enter_worker() -> None:
+    """From now on by-value functions of one module share one namespace in this process."""
+    global _in_worker
+    _in_worker = True
+    _renew_origin()
+
+
+def in_worker() -> bool:
+    """Whether `enter_worker` has been called in this process."""
+    return _in_worker
+
+
+def namespace(name: str | None, package: str | None = None) -> ModuleType:
+    """A module for functions to live in: a new one, as they do not share their owner's."""
+    made = ModuleType(name or "")
+    # C code that imports takes ``__import__`` from here.
+    made.__dict__["__builtins__"] = builtins
+    if name is None:
+        del made.__name__
+    if package:
+        made.__package__ = package
+    return made
+
+
+def shared_namespace(name: str, package: str | None = None) -> ModuleType:
+    """In a worker, the one module in which functions of that module of the owner live."""
+    if not _in_worker:
+        return namespace(name, package)
+    space = _namespaces.get(name)
+    if space is None:
+        home = sys.modules["__main__"] if name == "__main__" else namespace(name, package)
+        space = _namespaces.setdefault(name, _Namespace(home))
+        _by_globals[id(space.module.__dict__)] = space
+    return space.module
+
+
+def _globals_of(home: Any, *, shared: bool) -> dict[str, Any]:
+    """The globals a function is to live in: `home` is a name, or what has them already."""
+    kind = type(home)
+    if kind is FunctionType:
+        return home.__globals__  # type: ignore[no-any-return]
+    if kind is ModuleType:
+        return home.__dict__
+    make = shared_namespace if shared else namespace
+    return (make(home) if kind is str else make(*home)).__dict__
+
+
+def same(obj: Any) -> Any:
+    """What is there already, by another way."""
+    return obj
+
+
+def fill_module(made: ModuleType, own: dict[str, Any]) -> None:
+    """Bring a dynamic module what it holds; in a worker, what it does not hold yet."""
+    space = made.__dict__
+    if id(space) in _by_globals:
+        own = {name: value for name, value in own.items() if name not in space}
+    space.update(own)
+
+
+def _write(space: dict[str, Any], captured: dict[str, Any], stamps: dict[str, bytes]) -> None:
+    """Bring captured globals into a shared namespace, without undoing what tasks did to it."""
+    shared = _by_globals.get(id(space))
+    if shared is None:
+        space.update(captured)
+        return
+    number = Loading.number
+    for name, value in captured.items():
+        stamp = stamps.get(name, value)
+        before = shared.applied.get(name)
+        if before is not None and (number < before[0] or is_same(before[1], stamp)):
+            continue
+        shared.applied[name] = number, stamp
+        space[name] = value
+
+
+def is_same(before: object, now: object) -> bool:
+    """Whether the owner's value is the one it sent before: by stamp, or the value itself."""
+    if before is now:
+        return True
+    kind = type(now)
+    if type(before) is not kind:
+        return False
+    # Of floats the text tells more than equality: there is -0.0, and there is nan.
+    return before == now if kind in _ATOMS else kind in _NUMBERS and repr(before) == repr(now)
+
+
+# ---------------------------------------------------------------------------------------------
+# Functions
+# ---------------------------------------------------------------------------------------------
+
+
+class _EmptyCell:
+    def __reduce__(self) -> str:
+        return "EMPTY"
+
+
+EMPTY = _EmptyCell()
+
+
+def function(
+    body: bytes | CodeType,
+    home: Any,
+    captured: dict[str, Any] | None = None,
+    cells: int | tuple[Any, ...] | list[CellType | None] = (),
+) -> FunctionType:
+    """A function with its globals, as far as they are given, and with cells to be filled or full.
+
+    `cells` are what they contain, or how many there are; or, where other functions have some of
+    them already, those, and None for each new one.
+    """
+    space = _globals_of(home, shared=False)
+    if captured:
+        space.update(captured)
+    return _function(body, space, cells)
+
+
+def task_function(
+    body: bytes | CodeType,
+    home: Any,
+    captured: dict[str, Any] | None = None,
+    cells: int | tuple[Any, ...] | list[CellType | None] = (),
+) -> FunctionType:
+    """As `function`; in a worker it lives in the one namespace of its owner's module."""
+    space = _globals_of(home, shared=_in_worker)
+    if captured:
+        _write(space, captured, {})
+    return _function(body, space, cells)
+
+
+def _function(
+    body: bytes | CodeType,
+    space: dict[str, Any],
+    cells: int | tuple[Any, ...] | list[CellType | None],
+) -> FunctionType:
+    if type(body) is bytes:
+        body = code(body)
+    closure = None
+    if cells:
+        if type(cells) is tuple:
+            closure = tuple(map(CellType, cells))
+        elif type(cells) is int:
+            closure = tuple([CellType() for _ in range(cells)])
+        else:
+            closure = tuple([CellType() if one is None else one for one in cells])  # type: ignore[union-attr]
+    return FunctionType(body, space, None, None, closure)  # type: ignore[arg-type]
+
+
+def cell_of(fn: FunctionType, index: int) -> CellType:
+    """A cell that a function has, for another one to share."""
+    return fn.__closure__[index]  # type: ignore[index]
+
+
+def cell() -> CellType:
+    """A cell that was pickled by itself; `fill_cell` brings its contents."""
+    return CellType()
+
+
+def fill_cell(made: CellType, contents: object) -> None:
+    """State setter of a cell."""
+    if contents is not EMPTY:
+        made.cell_contents = contents
+
+
+def fill(
+    fn: FunctionType,
+    captured: dict[str, Any] | None = None,
+    cells: tuple[Any, ...] | None = None,
+    attributes: dict[str, Any] | None = None,
+    submodules: Iterable[str] | None = None,
+    stamps: dict[str, bytes] | None = None,
+) -> None:
+    """Bring a function what it captures: globals, cells, attributes, imported submodules."""
+    for name in submodules or ():
+        if name not in sys.modules:
+            importlib.import_module(name)
+    if captured:
+        _write(fn.__globals__, captured, stamps or {})
+    if cells:
+        for made, contents in zip(fn.__closure__ or (), cells, strict=False):
+            if contents is not EMPTY:
+                made.cell_contents = contents
+    if attributes:
+        for name, value in attributes.items():
+            setattr(fn, name, value)
+
+
+def fill_one(fn: FunctionType, state: tuple[Any, ...]) -> None:
+    """State setter of a function."""
+    fill(fn, *state)
+
+
+def fill_all(
+    _: object, state: tuple[tuple[FunctionType, ...], tuple[tuple[Any, ...], ...]]
+) -> None:
+    """State setter of several functions that refer to each other, innermost first."""
+    for fn, own in zip(*state, strict=True):
+        fill(fn, *own)
+
+
+# ---------------------------------------------------------------------------------------------
+# Classes
+# ---------------------------------------------------------------------------------------------
+
+
+class Identity:
+    """What makes a class that travels by value the same class in every process.
+
+    Invariants: `names` are the attributes that the owner's class has; `versions` says for each of
+    them in which version it was last changed, where that is not the first.
+    """
+
+    __slots__ = ("__weakref__", "is_ours", "names", "ref", "token", "version", "versions")
+
+    def __init__(self, token: str, cls: Any, is_ours: bool) -> None:
+        self.token = token
+        self.ref = weakref.ref(cls)
+        self.is_ours = is_ours
+        self.version = 0
+        self.names: tuple[str, ...] = ()
+        self.versions: dict[str, int] = {}
+
+
+_by_token: dict[str, Identity] = {}
+_by_object: dict[int, Identity] = {}
+_origin = ""
+
+
+def _renew_origin() -> None:
+    # Tokens count from zero in each process.  Those of the program itself must be the same in the
+    # next run; those of its workers and forks must not collide with them, nor with each other's.
+    global _origin
+    _origin = f"@{os.getpid()}.{os.urandom(4).hex()}"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_origin)
+
+
+def origin() -> str:
+    """What tokens made in this process end with: nothing in the program that started first."""
+    return _origin
+
+
+def identity_of(obj: object) -> Identity | None:
+    """The identity of a class (or type variable) that has crossed before."""
+    return _by_object.get(id(obj))
+
+
+def object_of(token: str) -> Any:
+    """The class with this token, None where there is none (any more)."""
+    known = _by_token.get(token)
+    return None if known is None else known.ref()
+
+
+def identify(known: Identity, obj: Any) -> Any:
+    """Remember, for as long as it lives, that an object has this identity.
+
+    Returns:
+        The object; or the one that another thread has given this token in the meantime.
+    """
+    token, ident = known.token, id(obj)
+    by_token, by_object = _by_token, _by_object  # modules lose their names before classes die
+
+    def forget(_: object) -> None:
+        # In a finalizer: two pops, each atomic, and nothing else.
+        by_object.pop(ident, None)
+        if by_token.get(token) is known:
+            by_token.pop(token, None)
+
+    known.ref = weakref.ref(obj, forget)
+    first = _by_token.setdefault(token, known)
+    if first is not known:
+        winner = first.ref()
+        if winner is not None:
+            return winner
+        _by_token[token] = known
+    _by_object[ident] = known
+    return obj
+
+
+def known_class(token: str, number: int = 0) -> Any:
+    """A class that this process is sure to have, once that definition has been loaded."""
+    if number and Loading.require is not None:
+        Loading.require(number)
+    cls = object_of(token)
+    if cls is None:
+        raise pickle.UnpicklingError(
+            f"the class {token.partition('#')[0]} was sent by its identity alone, but this "
+            "process does not have it any more: keep a reference to it in the process that owns it"
+        )
+    return cls
+
+
+class _Stop(Exception):
+    """Ends the making of a class."""
+
+
+class _Captor:
+    """Catches a class while it is being made."""
+
+    owner: Any = None
+
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self.owner = owner
+        raise _Stop
+
+
+_CAPTOR = "__hookpool__"
+
+
+def raw_class(metaclass: Any, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> Any:
+    """A class made without running anybody's class-creation code.
+
+    Its attributes come from the owner ready-made.  To run `__init_subclass__` or a metaclass's
+    `__new__` and `__init__` again would need keyword arguments that nobody recorded, and would do
+    their work twice.  ``type.__new__`` calls `__set_name__` when the class is complete, and then
+    `__init_subclass__`: an exception from the former leaves us the class and skips the latter.
+    """
+    captor = _Captor()
+    try:
+        type.__new__(metaclass, name, bases, {_CAPTOR: captor, **body})
+    except (_Stop, RuntimeError):  # before 3.12 the exception is wrapped into a RuntimeError
+        if captor.owner is None:
+            raise
+    except TypeError:
+        # "type.__new__(M) is not safe": metaclasses written in C must make their classes.
+        return metaclass(name, bases, body)
+    cls = captor.owner
+    captor.owner = None
+    type.__delattr__(cls, _CAPTOR)
+    if isinstance(cls, ABCMeta):
+        _abc_init(cls)
+    return cls
+
+
+def make_class(
+    token: str,
+    metaclass: Any,
+    name: str,
+    bases: tuple[type, ...],
+    body: dict[str, Any],
+    members: tuple[tuple[str, type, tuple[Any, ...]], ...] = (),
+) -> Any:
+    """The class with this token: the one this process has, or a new one for `fill_class`."""
+    cls = object_of(token)
+    if cls is None:
+        made = raw_class(metaclass, name, bases, body)
+        if members:
+            # Members exist before anything that refers to them is loaded.
+            instances = {key: base.__new__(made, *args) for key, base, args in members}
+            type.__setattr__(made, "_member_map_", instances)
+        cls = identify(Identity(token, made, is_ours=False), made)
+    if Loading.classes is not None:
+        Loading.classes.append(cls)
+    return cls
+
+
+def member(cls: Any, name: str) -> Any:
+    """A member of an enumeration by its name, also while the class is being filled."""
+    return type.__getattribute__(cls, "_member_map_")[name]
+
+
+class MemberHere:
+    """Stands for a member of the enumeration among the attributes of its class."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MemberHere, (self.name,)
+
+
+def fill_class(cls: Any, state: tuple[Any, ...]) -> None:
+    """Bring a class the attributes that its owner changed since they were last brought.
+
+    A class met again is never reset: what this process did to it stays, unless the owner has
+    changed that very attribute.
+    """
+    version, attributes, versions, extra = state[-4:]  # what comes before has done its work
+    known = _by_object.get(id(cls))
+    if known is None or known.is_ours or version <= known.version:
+        return
+    _set_newer(cls, known.version, attributes, versions)
+    for name in known.names:
+        if name not in attributes and name in cls.__dict__:
+            type.__delattr__(cls, name)
+    known.version = version
+    known.names = tuple(attributes)
+    known.versions = versions
+    if extra:
+        _fill_extra(cls, extra)
+
+
+def early(cls: Any, version: int, functions: dict[str, Any], versions: dict[str, int]) -> None:
+    """Bring a class its functions before the rest: instances among its attributes need them.
+
+    A dict that has such an instance as a key asks for its hash while it is being loaded.
+    """
+    known = _by_object.get(id(cls))
+    if known is not None and not known.is_ours and version > known.version:
+        _set_newer(cls, known.version, functions, versions)
+
+
+class Early:
+    """Stands for the functions of a class, in its state, before everything else."""
+
+    __slots__ = ("arguments",)
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return early, self.arguments
+
+
+def _set_newer(cls: Any, than: int, attributes: dict[str, Any], versions: dict[str, int]) -> None:
+    for name, value in attributes.items():
+        if versions.get(name, 1) > than:
+            _set_attribute(cls, name, value)
+
+
+def _set_attribute(cls: Any, name: str, value: Any) -> None:
+    if type(value) is MemberHere:
+        value = member(cls, value.name)
+    type.__setattr__(cls, name, value)
+
+
+def _fill_extra(cls: Any, extra: dict[str, Any]) -> None:
+    for registered in extra.get("registered", ()):
+        ABCMeta.register(cls, registered)
+    for name, state in extra.get("members", {}).items():
+        obj = member(cls, name)
+        own, slots = state if type(state) is tuple else (state, None)
+        if own:
+            obj.__dict__.update(own)
+        for key, value in (slots or {}).items():
+            object.__setattr__(obj, key, value)

@@ -1,0 +1,202 @@
+"""The receiving side for odd objects: what the plans of `_objects` name in a pickle.
+
+Everything is called by the unpickler, in the thread that loads, and depends on nothing but its
+arguments; type and context variables alone are remembered, to be one object per process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hookpool._rebuild import Identity, identify, object_of
+
+
+def lru_cache(fn: Any, maxsize: int | None, typed: bool) -> Any:
+    """An empty `functools.lru_cache` around a function."""
+    import functools
+
+    return functools.lru_cache(maxsize, typed)(fn)
+
+
+def update_dict(obj: Any, attributes: dict[str, Any]) -> None:
+    """State setter of an object whose ``__setstate__``, if any, is not to be asked."""
+    obj.__dict__.update(attributes)
+
+
+def set_state(obj: Any, state: Any) -> None:
+    """State setter of an instance whose class has no `__setstate__`."""
+    own, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
+    if own:
+        object.__getattribute__(obj, "__dict__").update(own)
+    if slots:
+        for name, value in slots.items():
+            object.__setattr__(obj, name, value)
+
+
+def bound(obj: Any, name: str) -> Any:
+    """A method of an object, found on its class."""
+    return object.__getattribute__(obj, name)
+
+
+def class_bound(cls: Any, name: str) -> Any:
+    """A class method."""
+    return type.__getattribute__(cls, name)
+
+
+def class_attribute(cls: Any, name: str) -> Any:
+    """What a class's own ``__dict__`` holds: a descriptor that attribute access would call."""
+    return type.__dict__["__dict__"].__get__(cls)[name]
+
+
+def type_variable(
+    token: str, kind: Any, name: str, where: str | None, arguments: dict[str, Any]
+) -> Any:
+    """A type variable, one object per process."""
+    known = object_of(token)
+    if known is None:
+        constraints = arguments.pop("constraints", ())
+        made = kind(name, *constraints, **arguments)
+        made.__module__ = where
+        known = identify(Identity(token, made, is_ours=False), made)
+    return known
+
+
+class _AliasValue:
+    """What a type alias stands for, until that is known."""
+
+    value: Any
+
+
+_unfilled: dict[int, _AliasValue] = {}  # by id of the alias, which the unpickler holds
+
+
+def generic_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    """A `type` alias with parameters."""
+    import typing
+
+    return typing.TypeAliasType(name, value, type_params=parameters)  # type: ignore[attr-defined]
+
+
+def type_alias(name: str, parameters: tuple[Any, ...]) -> Any:
+    """A `type` alias whose value `fill_type_alias` brings, as it may contain the alias."""
+    later = _AliasValue()
+    stars = {"TypeVarTuple": "*", "ParamSpec": "**"}
+    names = [stars.get(type(one).__name__, "") + one.__name__ for one in parameters]
+    head = f"{name}[{', '.join(names)}]" if names else name
+    space: dict[str, Any] = {"later": later}
+    exec(f"type {head} = later.value", space)  # the statement alone is evaluated late
+    made = space[name]
+    _unfilled[id(made)] = later
+    return made
+
+
+def fill_type_alias(made: Any, value: Any) -> None:
+    """Bring a type alias what it stands for."""
+    _unfilled.pop(id(made)).value = value
+
+
+def weak_reference(kind: Any, obj: Any = None) -> Any:
+    """A weak reference; a dead one where the object was gone already."""
+    return kind(_Mortal() if obj is None else obj)
+
+
+class _Mortal:
+    """Something to be referred to that is gone at once."""
+
+
+def dict_view(kind: str, items: dict[Any, Any]) -> Any:
+    """Keys, values or items of a dict."""
+    return getattr(items, kind)()
+
+
+def memory_view(data: Any, form: str, shape: tuple[int, ...]) -> memoryview:
+    """A memoryview over a copy of the memory, of the same form and shape."""
+    flat = memoryview(data)
+    if form == "B" and len(shape) == 1:
+        return flat
+    return flat.cast("B").cast(form, shape)  # type: ignore[call-overload, no-any-return]
+
+
+def text(contents: str, position: int, name: str) -> Any:
+    """What remains of a text file opened for reading."""
+    import io
+
+    made = io.StringIO(contents)
+    made.seek(position)
+    made.name = name  # type: ignore[attr-defined]
+    return made
+
+
+def standard_stream(name: str) -> Any:
+    """The standard stream of this process."""
+    return getattr(sys, name)
+
+
+def lock(name: str) -> Any:
+    """A fresh, unheld primitive of `threading`."""
+    import threading
+
+    return getattr(threading, name)()
+
+
+variables: dict[str, Any] = {}
+
+
+def context_variable(token: str, name: str, default: tuple[Any, ...]) -> Any:
+    """A context variable, one object per process."""
+    import contextvars
+
+    known = variables.get(token)
+    if known is None:
+        made: Any = contextvars.ContextVar(name, **({"default": default[0]} if default else {}))
+        # Context variables live for ever (their documentation says so), and so does this entry.
+        known = variables.setdefault(token, made)
+    return known
+
+
+# ---------------------------------------------------------------------------------------------
+# Exceptions
+# ---------------------------------------------------------------------------------------------
+
+
+def exception(cls: Any, base: Any, args: tuple[Any, ...]) -> Any:
+    """An exception made without its own `__init__`, whose arguments nobody recorded."""
+    made = base.__new__(cls, *args)
+    base.__init__(made, *args)
+    return made
+
+
+def exception_via(make: Callable[..., Any], args: tuple[Any, ...], raw: tuple[Any, ...]) -> Any:
+    """An exception made as its own `__reduce__` asks, or without its `__init__` if that fails."""
+    try:
+        return make(*args)
+    except Exception:  # noqa: BLE001 - whatever it is, losing the exception itself would be worse
+        return exception(*raw)
+
+
+def fill_exception(made: Any, state: tuple[Any, Any, dict[str, Any]]) -> None:
+    """Bring an exception its attributes and what it is chained to."""
+    own, chain, slots = state
+    for name, value in slots.items():
+        object.__setattr__(made, name, value)
+    if own is not None:
+        made.__setstate__(own)
+    if chain is not None:
+        made.__cause__, made.__context__, made.__suppress_context__ = chain
+
+
+class LostException(Exception):
+    """Stands for an exception in a chain that could not be pickled."""
+
+
+def module_attribute(name: str, attribute: str) -> Any:
+    """What an importable module holds under a name: a sentinel, known by its identity."""
+    return getattr(importlib.import_module(name), attribute)
+
+
+def ufunc(fn: Any, inputs: int, outputs: int, options: dict[str, Any]) -> Any:
+    """What `numpy.frompyfunc` makes of a function."""
+    return importlib.import_module("numpy").frompyfunc(fn, inputs, outputs, **options)

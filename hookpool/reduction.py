@@ -1,0 +1,490 @@
+"""The pickler: what `pickle` does, plus functions and classes by value, at the speed of C.
+
+`HookPickler` is the C pickler with two of its own hooks in use: `reducer_override`, asked before
+the built-in handling of functions and classes, and the sixth item of a reduce tuple, which lets a
+recursive function or class be memoized first and filled afterwards.  What it writes loads with
+plain `pickle.loads` wherever hookpool can be imported.
+
+Owns the picklers, and which object is reduced by which plan; the plans are in `_functions`,
+`_classes` and `_objects`, the receiving side in `_rebuild`.  Knows nothing of processes, channels
+or tasks.  Any thread may call the functions; one pickler belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import _pickle
+import copyreg
+import pickle
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
+from multiprocessing.reduction import ForkingPickler
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import IO, Any, NoReturn
+
+from hookpool import _classes, _objects, _rebuild, _rebuild_objects
+from hookpool._functions import ATOMS, reduce_cell, reduce_code, reduce_function
+from hookpool._importable import (
+    is_importable,
+    is_module_importable,
+    list_registry_pickle_by_value,
+    register_pickle_by_value,
+    unregister_pickle_by_value,
+)
+
+__all__ = [
+    "HookPickler",
+    "Pickler",
+    "WorkerPickler",
+    "dump",
+    "dumps",
+    "list_registry_pickle_by_value",
+    "load",
+    "loads",
+    "register_pickle_by_value",
+    "stands_for_itself",
+    "unregister_pickle_by_value",
+    "worker_dumps",
+    "write",
+]
+
+load = pickle.load
+loads = pickle.loads
+
+_HIGHEST = pickle.HIGHEST_PROTOCOL
+_CPickler = _pickle.Pickler
+_c_init = _CPickler.__init__
+_c_dump = _CPickler.dump
+_copyreg_table = copyreg.dispatch_table
+_multiprocessing_table: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+
+# A plan says how objects of one exact type are reduced; None leaves them to the C pickler.
+Plan = Callable[["HookPickler", Any], Any]
+
+# Types whose objects are left to the C pickler.  Types that may die before the program does are
+# in it only while a dump lasts: it must not keep them alive.
+_plain: set[type] = set()
+
+
+# The functions that pickles name; each pickle has two or three, all by reference.
+_ours = frozenset(
+    one
+    for module in (_rebuild, _rebuild_objects)
+    for one in vars(module).values()
+    if type(one) is FunctionType
+)
+
+
+class _Hook:
+    """`HookPickler.reducer_override`: gives the C pickler a closure instead of a bound method.
+
+    The hook is called for each object that is not of a basic type.  On Python 3.11 a method that
+    reads an attribute of its instance adds twice as much to the time of a small object.
+    """
+
+    def __get__(self, pickler: HookPickler | None, owner: type) -> Callable[..., Any]:
+        if pickler is None:
+            return _reducer_override
+        plain = _plain
+
+        def reducer_override(obj: Any, /) -> Any:
+            try:
+                if type(obj) in plain:
+                    return NotImplemented
+            except TypeError:  # a metaclass makes the class unhashable
+                pass
+            if type(obj) is FunctionType:
+                return NotImplemented if obj in _ours else reduce_function(pickler, obj)
+            return _reducer_override(pickler, obj)
+
+        return reducer_override
+
+
+def _reducer_override(pickler: HookPickler, obj: Any, /) -> Any:
+    kind = type(obj)
+    # No registration comes before these two: so it is in Python's own pickler.
+    if kind is FunctionType:
+        return NotImplemented if obj in _ours else reduce_function(pickler, obj)
+    if kind is type:
+        return _reduce_class(pickler, obj)
+    try:
+        plan = _plans.known[id(kind)]
+    except KeyError:
+        plan = _plans.learn(kind)
+    if plan is None:
+        pickler.lend(kind)
+        return NotImplemented
+    # Here, and not in the plans: registrations of users come first, and may come late.
+    if pickler.table is not None and plan not in _objects.UNRANKED and kind in pickler.table:
+        return NotImplemented
+    if plan not in _unranked and kind in _copyreg_table:
+        return NotImplemented
+    return plan(pickler, obj)
+
+
+class HookPickler(_CPickler):
+    """A pickler for everything that `pickle` takes, and functions and classes by value.
+
+    Args:
+        file: where the bytes go: an object with a ``write`` method.
+        protocol: as in `pickle`; the highest by default.
+        fix_imports: as in `pickle`.
+        buffer_callback: as in `pickle`: takes buffers out of band, from protocol 5.
+
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> HookPickler(file).dump(lambda x: x * 2)
+    >>> loads(file.getvalue())(21)
+    42
+    """
+
+    __slots__ = ("_lent", "_stamps", "met", "protocol", "root", "table")
+
+    root: Any  # what is being dumped
+    table: Any  # the user's dispatch table
+    met: dict[int, Any]  # id of a function, cell, globals... -> what its plan has to remember
+    protocol: int
+    _lent: list[type] | None  # types that are in `_plain` for this dump
+
+    #: Makes a function there.
+    make_function: Any = staticmethod(_rebuild.function)
+    #: Whether functions of one module are to share one namespace there.
+    shares_namespaces = False
+    #: Whether what is written is only for comparison, so that nothing is to be refused.
+    is_stamping = False
+    #: What `stamps_of` says where captured globals are not to be written at all.
+    no_globals: Any = object()
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        protocol: int | None = None,
+        fix_imports: bool = True,
+        buffer_callback: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.protocol = protocol = _HIGHEST if protocol is None else protocol
+        if fix_imports and buffer_callback is None:
+            _c_init(self, file, protocol)  # keywords cost as much as the rest of this method
+        else:
+            _c_init(self, file, protocol, fix_imports, buffer_callback)
+        self.start()
+
+    def start(self) -> None:
+        """Begin with an empty memo."""
+        self.met = {}
+        self.table = self._lent = None
+
+    def dump(self, obj: Any, /) -> None:
+        """Write the pickle of an object.
+
+        Raises:
+            pickle.PicklingError: something in it cannot travel; the message says where it is.
+        """
+        self.table = getattr(self, "dispatch_table", None)
+        try:
+            write(self, obj)
+        finally:
+            del self.root
+
+    def clear_memo(self) -> None:
+        """Forget which objects have been written."""
+        super().clear_memo()
+        self.start()
+
+    reducer_override = _Hook()
+
+    def run(self, obj: Any) -> None:
+        """Write an object; errors are as the C pickler raises them."""
+        self.root = obj
+        try:
+            _c_dump(self, obj)
+        finally:
+            if self._lent is not None:
+                _plain.difference_update(self._lent)
+                self._lent = None
+
+    def lend(self, kind: type) -> None:
+        """Leave objects of a type to the C pickler without asking, until this dump ends."""
+        if type(kind).__hash__ is None:
+            return
+        if self._lent is None:
+            self._lent = []
+        self._lent.append(kind)
+        _plain.add(kind)
+
+    def stamps_of(
+        self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
+    ) -> dict[str, bytes] | None:
+        """By what the receiver knows captured globals that it has already."""
+        return None
+
+    def reduce_class(self, cls: Any) -> Any:
+        """The reduce value of a class by value."""
+        return _classes.reduce_class(cls)
+
+    def can_carry(self, obj: Any, trusted: Iterable[int]) -> bool:
+        """Whether an object can be pickled; `trusted` are ids of what is part of it anyway."""
+        pickler = _OncePickler(BytesIO(), _HIGHEST)
+        pickler.start()
+        pickler.met = dict.fromkeys(trusted, True)
+        try:
+            pickler.run(obj)
+        except Exception:  # noqa: BLE001 - whatever a user's __reduce__ raises
+            return False
+        return True
+
+
+Pickler = HookPickler
+
+
+class _OncePickler(HookPickler):
+    """For one dump with the highest protocol; `start` is left to who makes it."""
+
+    __slots__ = ()
+
+    __init__ = _c_init
+    protocol = _HIGHEST
+
+
+def dumps(
+    obj: Any,
+    protocol: int | None = None,
+    buffer_callback: Callable[[Any], Any] | None = None,
+) -> bytes:
+    """Pickle an object, functions and classes by value where they cannot be imported.
+
+    Args:
+        obj: any object.
+        protocol: as in `pickle`; the highest by default.
+        buffer_callback: as in `pickle`: takes buffers out of band, from protocol 5.
+
+    Returns:
+        Bytes for `pickle.loads`, in any process where hookpool can be imported.
+
+    Raises:
+        pickle.PicklingError: something in it cannot travel; the message says where it is.
+
+    >>> loads(dumps(lambda x: x * 2))(21)
+    42
+    """
+    file = BytesIO()
+    if protocol is None and buffer_callback is None:
+        pickler = _OncePickler(file, _HIGHEST)
+        pickler.met = {}
+        pickler.table = pickler._lent = None
+        write(pickler, obj)
+    else:
+        dump(obj, file, protocol, buffer_callback)
+    return file.getvalue()
+
+
+def dump(
+    obj: Any,
+    file: IO[bytes],
+    protocol: int | None = None,
+    buffer_callback: Callable[[Any], Any] | None = None,
+) -> None:
+    """Write the pickle of an object to a file; see `dumps`.
+
+    Args:
+        obj: any object.
+        file: an object with a ``write`` method.
+        protocol: as in `pickle`; the highest by default.
+        buffer_callback: as in `pickle`: takes buffers out of band, from protocol 5.
+
+    Raises:
+        pickle.PicklingError: something in it cannot travel; the message says where it is.
+    """
+    write(HookPickler(file, protocol, buffer_callback=buffer_callback), obj)
+
+
+def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None) -> None:
+    """Let a pickler write an object; errors give the path to the culprit from one of `parts`."""
+    if len(_multiprocessing_table) != _plans.registered:
+        _plans.renew()
+    try:
+        pickler.run(obj)
+    except _EXPLAINED as error:
+        _raise_explained(error, parts or {"object": obj})
+
+
+def _raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
+    # Imported late: every worker would pay for what most never need.
+    from hookpool import _culprit, errors
+
+    if isinstance(error, errors.CannotPickle):
+        raise error  # from a dump inside this one, which has explained it
+    story = _culprit.explain_parts(parts, error, _probe)
+    raise errors.cannot_pickle(story, error) from error
+
+
+_EXPLAINED = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
+
+
+def _probe(obj: Any) -> None:
+    pickler = _OncePickler(BytesIO(), _HIGHEST)
+    pickler.start()
+    pickler.run(obj)
+
+
+# ---------------------------------------------------------------------------------------------
+# For workers
+# ---------------------------------------------------------------------------------------------
+
+
+class WorkerPickler(HookPickler):
+    """Writes for a worker: captured globals carry a stamp, which tells it what it has already."""
+
+    __slots__ = ()
+
+    make_function = staticmethod(_rebuild.task_function)
+    shares_namespaces = True
+
+    def stamps_of(
+        self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
+    ) -> dict[str, bytes]:
+        """Stamps of those captured globals that do not stand for themselves."""
+        return {
+            name: self.stamp(value)
+            for name, value in captured.items()
+            if not stands_for_itself(value)
+        }
+
+    def stamp(self, value: Any) -> bytes:
+        """What tells this value from another one that the same name might have."""
+        try:
+            stamps = self._stamps
+        except AttributeError:
+            stamps = self._stamps = {}
+        known = stamps.get(id(value))
+        if known is None:
+            # The value is kept too, or another one might get its id while this dump lasts.
+            known = stamps[id(value)] = _stamp(value), value
+        return known[0]
+
+    _stamps: dict[int, tuple[bytes, Any]]
+
+
+def worker_dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
+    """As `dumps`, for a process that has called `_rebuild.enter_worker`."""
+    file = BytesIO()
+    write(WorkerPickler(file, buffer_callback=buffer_callback), obj)
+    return file.getvalue()
+
+
+class _StampPickler(_OncePickler):
+    """Writes what a captured global is, for comparison only.
+
+    Functions go without their globals, which carry stamps of their own, and classes by their
+    identity and version.
+    """
+
+    __slots__ = ()
+
+    def stamps_of(self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]) -> Any:
+        """That no globals are wanted."""
+        return self.no_globals
+
+    is_stamping = True
+
+    def reduce_class(self, cls: Any) -> Any:
+        """The identity and version of a class."""
+        known = _classes.identity(cls)
+        return _rebuild.known_class, (known.token, known.version)
+
+
+# A stamp up to this long is the pickle itself.
+_SHORT = 32
+
+
+def stands_for_itself(value: Any) -> bool:
+    """Whether the receiver can tell from the value alone that it is the one it has got."""
+    kind = type(value)
+    if kind in ATOMS:
+        return True
+    if kind is ModuleType:
+        return is_module_importable(value.__name__)
+    if kind is FunctionType or issubclass(kind, type):
+        return is_importable(value)
+    return False
+
+
+def _stamp(value: Any) -> bytes:
+    file = BytesIO()
+    pickler = _StampPickler(file, _HIGHEST)
+    pickler.start()
+    with _objects.without_handing_over():
+        pickler.run(value)
+    data = file.getvalue()
+    if len(data) <= _SHORT:
+        return data
+    # Imported late: a worker has no use for it.
+    from hashlib import blake2b
+
+    return blake2b(data, digest_size=16).digest()
+
+
+# ---------------------------------------------------------------------------------------------
+# Plans
+# ---------------------------------------------------------------------------------------------
+
+
+def _reduce_class(pickler: HookPickler, cls: Any) -> Any:
+    if is_importable(cls):
+        return NotImplemented
+    if not cls.__flags__ & _classes.HEAP:
+        return _objects.reduce_builtin_class(cls)
+    return pickler.reduce_class(cls)
+
+
+def _reduce_registered(_: HookPickler, obj: Any) -> Any:
+    return _multiprocessing_table[type(obj)](obj)
+
+
+# Plans that go before what `copyreg` has for the type.
+_unranked = _objects.UNRANKED | {_reduce_registered}
+
+_OWN: dict[type, Plan] = {CellType: reduce_cell, CodeType: reduce_code, **_objects.PLANS}
+
+
+class _Plans:
+    """How objects of each type are reduced, remembered by the id of the type.
+
+    By id, since a class must not live longer for having been pickled; a type that dies takes its
+    entry along before its id can be used again.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Start again, because a reducer was registered with multiprocessing."""
+        table = dict(_multiprocessing_table)
+        known: dict[int, Plan | None] = {id(kind): plan for kind, plan in _OWN.items()}
+        for kind, reduce in table.items():
+            # multiprocessing's own reducers of methods and partials lose more than ours.
+            if not (kind in _objects.BETTER and reduce.__module__ == "multiprocessing.reduction"):
+                known[id(kind)] = _reduce_registered
+        self.known = known
+        self._watched: dict[int, Any] = {}
+        self.registered = len(table)
+        _plain.clear()
+
+    def learn(self, kind: type) -> Plan | None:
+        """The plan for a type met for the first time."""
+        plan = _reduce_class if issubclass(kind, type) else _objects.plan_for(kind)
+        if plan is None and (not kind.__flags__ & _classes.HEAP or is_importable(kind)):
+            _plain.add(kind)
+            return None
+        ident, known, watched = id(kind), self.known, self._watched
+
+        def forget(_: object) -> None:
+            known.pop(ident, None)
+            watched.pop(ident, None)
+
+        watched[ident] = weakref.ref(kind, forget)
+        known[ident] = plan
+        return plan
+
+
+_plans = _Plans()

@@ -1,0 +1,353 @@
+"""What crosses to a worker once, what again, and what a worker's namespace goes through."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import pickle
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hookpool import _definitions, reduction
+from hookpool._definitions import Definition, Ledger
+from tests.elsewhere import Elsewhere
+
+model: Any = None
+cache: dict[str, int] = {}
+factor = 1
+counts = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def by_value() -> Iterator[None]:
+    module = sys.modules[__name__]
+    reduction.register_pickle_by_value(module)
+    yield
+    reduction.unregister_pickle_by_value(module)
+
+
+class Pool:
+    """One owner with workers that know what they were sent."""
+
+    def __init__(self, *workers: Elsewhere) -> None:
+        self.ledger = Ledger()
+        self.workers = workers
+        self.known: list[set[int]] = [set() for _ in workers]
+        self.sent = 0
+
+    def prepare(self, fn: Any, *args: Any) -> tuple[Definition, Any]:
+        definition = self.ledger.call(fn)
+        assert definition is not None
+        return definition, self.ledger.dump(args)
+
+    def run(self, fn: Any, *args: Any, worker: int = 0) -> Any:
+        return self.perform(*self.prepare(fn, *args), worker=worker)
+
+    def perform(self, definition: Definition, packet: Any, worker: int = 0) -> Any:
+        for one in (*definition.needs, definition, *packet.needs):
+            if one.number not in self.known[worker]:
+                self.known[worker].add(one.number)
+                self.workers[worker].ask("define", one.number, one.data)
+                self.sent += 1
+        answer = self.workers[worker].ask("run", definition.number, packet.data)
+        return pickle.loads(answer)
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with Elsewhere(worker=True) as one:
+        yield Pool(one)
+
+
+@pytest.fixture
+def two() -> Iterator[Pool]:
+    with Elsewhere(worker=True) as one, Elsewhere(worker=True) as other:
+        yield Pool(one, other)
+
+
+def set_model(value: Any) -> None:
+    global model
+    model = value
+
+
+def use_model(x: Any) -> Any:
+    return model, x
+
+
+def test_what_an_initializer_sets_is_what_tasks_read(pool: Pool) -> None:
+    pool.run(set_model, "loaded")
+
+    assert pool.run(use_model, 1) == ("loaded", 1)
+    assert pool.run(lambda: model) == "loaded"
+    assert model is None
+
+
+def fill_cache(key: str) -> None:
+    cache[key] = len(cache)
+
+
+def read_cache() -> dict[str, int]:
+    return cache
+
+
+def test_a_cache_filled_by_one_function_is_read_by_another(pool: Pool) -> None:
+    pool.run(fill_cache, "a")
+    pool.run(fill_cache, "b")
+
+    assert pool.run(read_cache) == {"a": 0, "b": 1}
+    assert cache == {}
+
+
+def scale(x: int) -> int:
+    return factor * x
+
+
+def test_an_edit_at_the_owner_is_seen_also_one_that_goes_back(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = sys.modules[__name__]
+    results = [pool.run(scale, 10)]
+    monkeypatch.setattr(here, "factor", 2)
+    results.append(pool.run(lambda: factor))
+    monkeypatch.setattr(here, "factor", 1)
+    results.append(pool.run(scale, 10))
+
+    assert results == [10, 2, 10]
+
+
+def test_a_mutation_of_a_captured_container_is_seen(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "cache", {})
+    pool.run(fill_cache, "there")
+    cache["here"] = 1
+
+    assert pool.run(read_cache) == {"here": 1}
+
+
+def test_a_task_runs_with_what_was_captured_when_it_was_submitted(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = pool.prepare(scale, 10)
+    monkeypatch.setattr(sys.modules[__name__], "factor", 2)
+    second = pool.prepare(scale, 10)
+
+    assert [pool.perform(*first), pool.perform(*second)] == [10, 20]
+
+
+def test_an_old_definition_that_arrives_late_does_not_undo_a_newer_one(
+    two: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = two.prepare(scale, 10)
+    monkeypatch.setattr(sys.modules[__name__], "factor", 2)
+    new = two.prepare(lambda: factor)
+    two.perform(*new, worker=1)
+    two.perform(*old, worker=1)
+
+    assert two.perform(*new, worker=1) == 2
+
+
+def test_a_function_crosses_once_per_worker(two: Pool) -> None:
+    for worker in (0, 1, 0, 1):
+        two.run(use_model, 1, worker=worker)
+
+    assert two.sent == 2
+
+
+def counter() -> Any:
+    total = 0
+
+    def count() -> int:
+        nonlocal total
+        total += 1
+        return total
+
+    return count
+
+
+def test_two_functions_of_equal_bytes_are_two(pool: Pool) -> None:
+    one, other = counter(), counter()
+    assert reduction.dumps(one) == reduction.dumps(other)
+
+    assert [pool.run(one), pool.run(one), pool.run(other)] == [1, 2, 1]
+
+
+class Point:
+    scale = 1
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def scaled(self) -> int:
+        return self.x * self.scale * factor
+
+    def twin(self) -> Point:
+        return Point(self.x)
+
+
+def test_an_instance_comes_back_as_one_of_the_callers_class(pool: Pool) -> None:
+    twin = pool.run(lambda point: point.twin(), Point(3))
+
+    assert type(twin) is Point
+    assert twin.x == 3
+
+
+def test_a_class_crosses_once_and_is_referred_to_by_its_token(pool: Pool) -> None:
+    for _ in range(3):
+        pool.run(Point.scaled, Point(1))
+    before = pool.sent
+    packet = pool.ledger.dump((Point(1),))
+
+    assert before == 2
+    assert len(packet.data) < 160
+    assert [type(one) for one in packet.needs] == [Definition]
+
+
+def test_an_edited_class_is_updated_and_only_what_was_edited(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mark(point: Any) -> None:
+        type(point).mark = "theirs"
+        type(point).scale = 50
+
+    def look(point: Any) -> Any:
+        return getattr(type(point), "mark", None), point.scale, hasattr(type(point), "fresh")
+
+    pool.run(mark, Point(1))
+    assert pool.run(look, Point(1)) == ("theirs", 50, False)
+
+    monkeypatch.setattr(Point, "fresh", 1, raising=False)
+    assert pool.run(look, Point(1)) == ("theirs", 50, True)
+
+    monkeypatch.setattr(Point, "scale", 2)
+    monkeypatch.delattr(Point, "fresh")
+    assert pool.run(look, Point(1)) == ("theirs", 2, False)
+
+
+def test_globals_of_methods_are_looked_at_each_time(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pool.run(lambda point: point.scaled(), Point(3)) == 3
+    monkeypatch.setattr(sys.modules[__name__], "factor", 5)
+    assert pool.run(lambda point: point.scaled(), Point(3)) == 15
+
+
+class Left:
+    def other(self) -> Any:
+        return Right()
+
+
+class Right:
+    def other(self) -> Any:
+        return Left()
+
+
+def test_classes_that_refer_to_each_other_cross_together(pool: Pool) -> None:
+    result = pool.run(lambda: (Left().other(), Right().other()))
+
+    assert [type(one) for one in result] == [Right, Left]
+    assert pool.sent == 2
+
+
+class Base:
+    pass
+
+
+class Derived(Base):
+    pass
+
+
+def test_needs_are_closed_and_in_order() -> None:
+    ledger = Ledger()
+    ledger.dump(Base())
+
+    packet = ledger.dump((Derived(), Base()))
+
+    met: set[int] = set()
+    for definition in packet.needs:
+        assert {one.number for one in definition.needs} <= met
+        met.add(definition.number)
+    assert len(met) == 2
+
+
+def test_partials_methods_and_instances_go_with_the_data() -> None:
+    import functools
+
+    ledger = Ledger()
+
+    for fn in (functools.partial(scale), Point(1).scaled, [].append, functools.lru_cache(scale)):
+        assert ledger.call(fn) is None
+    assert ledger.call(len) is not None
+
+
+def test_a_number_is_forgotten_when_its_function_is_gone() -> None:
+    ledger = Ledger()
+    fn = counter()
+    number = ledger.call(fn).number  # type: ignore[union-attr]
+    del fn
+    gc.collect()
+
+    other = counter()
+    ledger.call(other)
+
+    assert list(ledger.forgotten) == [number]
+
+
+def test_a_ledger_remembers_a_bounded_number_of_functions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_definitions, "KEPT", 3)
+    ledger = Ledger()
+    fns = [counter() for _ in range(5)]
+    numbers = [ledger.call(fn).number for fn in fns]  # type: ignore[union-attr]
+
+    assert list(ledger.forgotten) == numbers[:2]
+
+
+class Submits:
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def __reduce__(self) -> Any:
+        self.ledger.call(scale)
+        self.ledger.dump(Point(1))
+        return int, ()
+
+
+def test_what_is_pickled_may_use_the_ledger_itself() -> None:
+    ledger = Ledger()
+    value = Submits(ledger)
+    done = threading.Event()
+
+    def work() -> None:
+        ledger.call(lambda: value)
+        ledger.dump((value, Point(1)))
+        done.set()
+
+    threading.Thread(target=work).start()
+    assert done.wait(10)
+
+
+def test_a_result_may_be_a_class_made_by_the_worker(pool: Pool) -> None:
+    def make() -> Any:
+        class Made:
+            x = 1
+
+        return Made
+
+    made = pool.run(make)
+    assert made.x == 1
+    assert pool.run(lambda cls: cls, made) is made
+
+
+def test_a_forgotten_definition_can_be_sent_again(pool: Pool) -> None:
+    definition, packet = pool.prepare(use_model, 1)
+    pool.perform(definition, packet)
+    pool.workers[0].ask("forget", definition.number)
+    pool.known[0].clear()
+
+    assert pool.perform(definition, packet) == (None, 1)

@@ -1,0 +1,200 @@
+"""The receiving side by itself: namespaces in and outside a worker, identities, raw classes."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hookpool import _rebuild, reduction
+from tests.elsewhere import Elsewhere, RaisedElsewhere
+
+HERE = sys.modules[__name__]
+value: Any = "the owner's"
+numbers = [1, 2]
+
+
+@pytest.fixture(autouse=True)
+def by_value() -> Iterator[None]:
+    reduction.register_pickle_by_value(HERE)
+    yield
+    reduction.unregister_pickle_by_value(HERE)
+
+
+@pytest.fixture
+def worker() -> Iterator[Elsewhere]:
+    with Elsewhere(worker=True) as one:
+        yield one
+
+
+def call(worker: Elsewhere, fn: Any, *args: Any) -> Any:
+    return pickle.loads(worker.ask("call", reduction.worker_dumps((fn, args))))
+
+
+def put(new: Any) -> None:
+    global value
+    value = new
+
+
+def get() -> Any:
+    return value
+
+
+def lengthen() -> int:
+    numbers.append(0)
+    return len(numbers)
+
+
+def test_a_worker_has_one_namespace_per_module(worker: Elsewhere) -> None:
+    call(worker, put, "the worker's")
+
+    assert call(worker, get) == "the worker's"
+    assert [call(worker, lengthen), call(worker, lengthen)] == [3, 4]
+
+
+def test_a_value_changed_at_the_owner_is_written_again(
+    worker: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for now in (1, 1.5, -0.0, 0.0, "x", None, [1], {"k": 1}, len, pickle, get, str):
+        monkeypatch.setattr(HERE, "value", now)
+        assert str(call(worker, lambda: value)).split(" at ")[0] == str(now).split(" at ")[0]
+
+
+def test_a_value_not_changed_at_the_owner_is_left_alone(
+    worker: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for same in (1, 1.5, float("nan"), "x", None, [1], {"k": {1}}, len, pickle, get, str):
+        monkeypatch.setattr(HERE, "value", same)
+        call(worker, put, "the worker's")
+        assert call(worker, get) == "the worker's"
+
+
+def test_stand_alone_pickles_keep_a_namespace_of_their_own_also_in_a_worker(
+    worker: Elsewhere,
+) -> None:
+    call(worker, put, "the worker's")
+
+    assert worker.call(get) == "the owner's"
+
+
+def test_outside_a_worker_nothing_is_shared_between_loads() -> None:
+    assert not _rebuild.in_worker()
+    one, other = (pickle.loads(reduction.worker_dumps((put, get))) for _ in range(2))
+
+    one[0]("changed")
+
+    assert (one[1](), other[1](), value) == ("changed", "the owner's", "the owner's")
+
+
+def test_a_class_is_known_for_as_long_as_it_lives() -> None:
+    class Short:
+        pass
+
+    data = reduction.dumps(Short)
+    assert pickle.loads(data) is Short
+    token = _rebuild.identity_of(Short).token  # type: ignore[union-attr]
+
+    del Short
+    gc.collect()
+    assert _rebuild.object_of(token) is None
+    one, other = pickle.loads(data), pickle.loads(data)
+    assert one is other
+
+
+def test_a_class_sent_by_its_token_alone_must_be_there() -> None:
+    with pytest.raises(pickle.UnpicklingError, match=r"some\.Class was sent by its identity"):
+        _rebuild.known_class("some.Class#0.1")
+
+
+def test_a_raw_class_is_made_without_anybodys_class_creation_code() -> None:
+    class Meta(type):
+        def __new__(m, name: str, bases: Any, body: Any, *, needed: int) -> Any:
+            return super().__new__(m, name, bases, body)
+
+        def __init__(c, name: str, bases: Any, body: Any, *, needed: int) -> None:
+            super().__init__(name, bases, body)
+
+    class Base(metaclass=Meta, needed=1):
+        def __init_subclass__(cls, *, also: int) -> None:
+            raise AssertionError("called")
+
+    cls = _rebuild.raw_class(Meta, "Made", (Base,), {"__slots__": ("a",), "__module__": "m"})
+
+    assert type(cls) is Meta
+    assert cls.__mro__ == (cls, Base, object)
+    assert [name for name in vars(cls) if "hookpool" in name] == []
+    assert not hasattr(cls(), "a")
+
+
+class Tracked:
+    kept = "first"
+    edited = "first"
+    dropped = "first"
+
+
+def look(cls: Any) -> Any:
+    return cls.kept, cls.edited, hasattr(cls, "dropped"), getattr(cls, "fresh", None)
+
+
+def spoil(cls: Any) -> None:
+    cls.kept = cls.edited = "the worker's"
+
+
+def test_an_edit_at_the_owner_is_applied_attribute_by_attribute(
+    worker: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(worker, spoil, Tracked)
+    assert call(worker, look, Tracked) == ("the worker's", "the worker's", True, None)
+
+    monkeypatch.setattr(Tracked, "edited", "second")
+    monkeypatch.setattr(Tracked, "fresh", 1, raising=False)
+    monkeypatch.delattr(Tracked, "dropped")
+
+    assert call(worker, look, Tracked) == ("the worker's", "second", False, 1)
+
+
+def test_what_comes_back_does_not_undo_an_edit_at_the_owner() -> None:
+    class Mine:
+        x = 1
+
+    old = reduction.dumps(Mine)
+    Mine.x = 2
+
+    assert pickle.loads(old) is Mine
+    assert Mine.x == 2
+
+
+def test_a_class_has_one_identity_across_hops(worker: Elsewhere) -> None:
+    def hop(cls: Any) -> Any:
+        from hookpool import reduction
+
+        return reduction.dumps((cls, cls()))
+
+    cls, instance = pickle.loads(worker.call(hop, Tracked))
+
+    assert cls is Tracked
+    assert type(instance) is Tracked
+
+
+def test_classes_of_two_workers_are_two() -> None:
+    def make() -> Any:
+        class Made:
+            pass
+
+        return Made
+
+    with Elsewhere(worker=True) as one, Elsewhere(worker=True) as other:
+        first, again, second = (one.call(make), one.call(make), other.call(make))
+
+    assert len({first, again, second}) == 3
+
+
+def test_an_error_in_a_worker_does_not_spoil_the_next_call(worker: Elsewhere) -> None:
+    with pytest.raises(RaisedElsewhere, match="ZeroDivisionError"):
+        call(worker, lambda: 1 / 0)
+
+    assert call(worker, get) == "the owner's"

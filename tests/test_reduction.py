@@ -1,0 +1,520 @@
+"""The pickler's own promises: what travels how, in which rank, and what is said when it cannot."""
+
+from __future__ import annotations
+
+import collections
+import copyreg
+import functools
+import io
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+import types
+from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hookpool import reduction
+from hookpool.reduction import HookPickler, dumps, loads
+from tests.elsewhere import ROOT, Elsewhere, RaisedElsewhere
+
+HERE = sys.modules[__name__]
+
+
+@pytest.fixture(autouse=True)
+def by_value() -> Iterator[None]:
+    reduction.register_pickle_by_value(HERE)
+    yield
+    reduction.unregister_pickle_by_value(HERE)
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Elsewhere]:
+    with Elsewhere() as one:
+        yield one
+
+
+# -- functions ------------------------------------------------------------------------------
+
+
+base = 10
+unrelated = threading.Thread()
+
+
+def even(n: int) -> bool:
+    return n == 0 or odd(n - 1)
+
+
+def odd(n: int) -> bool:
+    return n != 0 and even(n - 1)
+
+
+def test_lambdas_closures_and_recursion_travel(elsewhere: Elsewhere) -> None:
+    offset = 3
+
+    def factorial(n: int) -> int:
+        return 1 if n < 2 else n * factorial(n - 1)
+
+    assert elsewhere.call(lambda x: x + offset + base, 1) == 14
+    assert elsewhere.call(factorial, 5) == 120
+    assert elsewhere.call(even, 10) is True
+
+
+def make_counter() -> tuple[Any, Any]:
+    count = 0
+
+    def up() -> None:
+        nonlocal count
+        count += 1
+
+    return up, lambda: count
+
+
+def test_functions_that_share_a_cell_go_on_sharing_it() -> None:
+    up, look = loads(dumps(make_counter()))
+
+    up()
+
+    assert look() == 1
+    assert up.__closure__[0] is look.__closure__[0]
+
+
+def test_a_bare_cell_and_the_function_that_has_it_share_it() -> None:
+    _, look = make_counter()
+    for pair in ((look.__closure__[0], look), (look, look.__closure__[0])):
+        one, other = loads(dumps(pair))
+        cell, fn = (one, other) if callable(other) else (other, one)
+        cell.cell_contents = 7
+        assert fn() == 7
+
+
+def test_an_empty_cell_stays_empty() -> None:
+    def outer() -> Any:
+        if base < 0:
+            late = 1
+        return lambda: late
+
+    with pytest.raises(NameError):
+        loads(dumps(outer()))()
+
+
+def set_base(value: int) -> None:
+    global base
+    base = value
+
+
+def get_base() -> int:
+    return base
+
+
+def test_functions_share_their_globals_within_one_load_and_not_beyond() -> None:
+    setter, getter = loads(dumps((set_base, get_base)))
+    other = loads(dumps(get_base))
+
+    setter(11)
+
+    assert (getter(), other(), base) == (11, 10, 10)
+
+
+def test_only_what_the_code_refers_to_travels() -> None:
+    fn = loads(dumps(get_base))
+
+    assert "unrelated" not in fn.__globals__
+    assert fn.__globals__["base"] == 10
+
+
+def test_class_bodies_inside_functions_find_their_globals(elsewhere: Elsewhere) -> None:
+    def make() -> Any:
+        class Inner:
+            value = base
+
+        return Inner.value
+
+    assert elsewhere.call(make) == 10
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "bare"])
+def test_a_chain_of_500_decorators_travels_at_the_default_recursion_limit(
+    elsewhere: Elsewhere, kind: str
+) -> None:
+    def decorated(fn: Any) -> Any:
+        def wrapper(x: int) -> Any:
+            return fn(x)
+
+        return functools.wraps(fn)(wrapper) if kind == "wrapped" else wrapper
+
+    fn: Any = lambda x: x + 1
+    for _ in range(500):
+        fn = decorated(fn)
+
+    made = loads(dumps(fn))
+
+    length = 0
+    while made.__closure__:
+        made, length = made.__closure__[0].cell_contents, length + 1
+    assert (length, made(1)) == (500, 2)
+
+
+def test_attributes_of_functions_are_kept() -> None:
+    def fn(a: int, b: Any = (1, 2), *, c: int = 3) -> str:
+        """What it does."""
+        return f"{a}{b}{c}"
+
+    fn.note = [1]  # type: ignore[attr-defined]
+    fn.__qualname__ = "elsewhere.fn"
+    made = loads(dumps(fn))
+
+    assert made(0) == fn(0)
+    for name in (
+        "__doc__",
+        "__defaults__",
+        "__kwdefaults__",
+        "__qualname__",
+        "__module__",
+        "note",
+    ):
+        assert getattr(made, name) == getattr(fn, name)
+
+
+def test_the_submodule_that_only_a_nested_function_uses_is_imported(elsewhere: Elsewhere) -> None:
+    import xml.etree.ElementTree
+
+    def outer() -> str:
+        def inner() -> str:
+            return xml.etree.ElementTree.fromstring("<a/>").tag
+
+        return inner()
+
+    assert elsewhere.call(outer) == "a"
+
+
+def test_code_with_constants_that_cannot_be_marshalled_travels() -> None:
+    fn = lambda: "constant"
+    value = collections.Counter("aab")
+    consts = tuple(value if one == "constant" else one for one in fn.__code__.co_consts)
+    fn.__code__ = fn.__code__.replace(co_consts=consts)
+
+    assert loads(dumps(fn))() == value
+
+
+# -- modules --------------------------------------------------------------------------------
+
+
+def test_functions_of_a_dynamic_module_share_its_namespace(elsewhere: Elsewhere) -> None:
+    module: Any = types.ModuleType("dynamic")
+    exec(
+        "value = 1\ndef get(): return value\ndef put(x):\n global value\n value = x", vars(module)
+    )
+
+    for pair in ((module, module.put), (module.put, module)):
+        one, other = loads(dumps(pair))
+        made, put = (one, other) if isinstance(one, types.ModuleType) else (other, one)
+        put(5)
+        assert (made.value, made.get()) == (5, 5)
+
+
+def test_a_module_whose_name_finds_another_one_travels_by_value(
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = types.ModuleType("json")
+    exec("def where(): return 'here'", vars(module))
+    monkeypatch.setitem(sys.modules, "json", module)
+
+    assert elsewhere.call(module.where) == "here"
+
+
+def test_registered_modules_travel_by_value_with_their_submodules() -> None:
+    import xml.dom.minidom
+
+    fn = xml.dom.minidom.parseString
+    assert loads(dumps(fn)) is fn
+
+    reduction.register_pickle_by_value(xml)
+    try:
+        assert "xml" in reduction.list_registry_pickle_by_value()
+        assert loads(dumps(fn)) is not fn
+    finally:
+        reduction.unregister_pickle_by_value(xml)
+    assert loads(dumps(fn)) is fn
+
+
+def test_the_registry_refuses_what_is_no_imported_module() -> None:
+    for wrong in ("json", types.ModuleType("never_imported")):
+        with pytest.raises(ValueError, match=r"json|never_imported"):
+            reduction.register_pickle_by_value(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not registered"):
+        reduction.unregister_pickle_by_value(types)
+
+
+# -- the rank of reducers -------------------------------------------------------------------
+
+
+class Plain:
+    def __reduce__(self) -> Any:
+        return str, ("own",)
+
+
+def test_registered_reducers_come_before_a_classs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [loads(dumps(Plain()))]
+    monkeypatch.setitem(copyreg.dispatch_table, Plain, lambda _: (str, ("copyreg",)))
+    results.append(loads(dumps(Plain())))
+    monkeypatch.setitem(
+        ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
+        Plain,
+        lambda _: (str, ("multiprocessing",)),
+    )
+    results.append(loads(dumps(Plain())))
+
+    assert results == ["own", "copyreg", "multiprocessing"]
+
+
+def test_a_reducer_registered_for_a_metaclass_is_honoured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Meta(type):
+        pass
+
+    class Made(metaclass=Meta):
+        pass
+
+    monkeypatch.setitem(copyreg.dispatch_table, Meta, lambda cls: (str, (cls.__name__,)))
+
+    assert loads(dumps(Made)) == "Made"
+
+
+def test_a_dispatch_table_is_honoured_on_the_class_and_on_the_instance() -> None:
+    table = {Plain: lambda _: (str, ("table",)), property: lambda _: (str, ("property",))}
+
+    class Tabled(HookPickler):
+        dispatch_table = table
+
+    def by_class(file: Any) -> HookPickler:
+        return Tabled(file)
+
+    def by_slot(file: Any) -> HookPickler:
+        pickler = HookPickler(file)
+        pickle.Pickler.dispatch_table.__set__(pickler, table)  # type: ignore[attr-defined]
+        return pickler
+
+    def by_attribute(file: Any) -> HookPickler:
+        pickler = HookPickler(file)
+        pickler.dispatch_table = table
+        return pickler
+
+    for make in (by_class, by_slot, by_attribute):
+        file = io.BytesIO()
+        make(file).dump((Plain(), property()))
+        assert loads(file.getvalue()) == ("table", "property")
+
+
+def test_an_overridden_hook_can_call_ours() -> None:
+    class Mine(HookPickler):
+        def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is complex:
+                return str, ("mine",)
+            return super().reducer_override(obj)
+
+    file = io.BytesIO()
+    Mine(file).dump([1j, lambda: 3])
+    mine, fn = loads(file.getvalue())
+
+    assert (mine, fn()) == ("mine", 3)
+
+
+def test_persistent_ids_are_asked_first() -> None:
+    class Persistent(HookPickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return "fn" if isinstance(obj, types.FunctionType) else None
+
+    file = io.BytesIO()
+    Persistent(file).dump([even])
+
+    class Back(pickle.Unpickler):
+        def persistent_load(self, pid: Any) -> Any:
+            return pid
+
+    file.seek(0)
+    assert Back(file).load() == ["fn"]
+
+
+def test_buffers_go_out_of_band() -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    data = bytearray(b"x" * 1000)
+
+    pickled = dumps((pickle.PickleBuffer(data), even), buffer_callback=buffers.append)
+
+    assert len(pickled) < 1000
+    assert loads(pickled, buffers=buffers)[0] == data
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_each_protocol_carries_functions_and_classes(protocol: int) -> None:
+    fn, cls = loads(dumps((even, Plain), protocol))
+
+    assert fn(2) is True
+    assert cls is Plain
+
+
+def test_one_pickler_writes_several_objects_and_remembers_the_first() -> None:
+    file = io.BytesIO()
+    pickler = HookPickler(file)
+    pickler.dump(even)
+    first = file.tell()
+    pickler.dump(even)
+    pickler.clear_memo()
+    second = file.tell()
+    pickler.dump(even)
+
+    assert second - first < 20
+    assert file.tell() - second == first
+    file.seek(second)
+    assert pickle.load(file)(4) is True
+
+
+# -- locks ----------------------------------------------------------------------------------
+
+
+class Guarded:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.again = threading.RLock()
+        self.done = threading.Event()
+        self.changed = threading.Condition()
+        self.local = threading.local()
+        self.local.x = 1
+
+
+lock = threading.Lock()
+
+
+def use_lock() -> bool:
+    with lock:
+        return lock.locked()
+
+
+def test_a_copy_gets_a_copy_of_its_lock(elsewhere: Elsewhere) -> None:
+    def check(obj: Guarded) -> Any:
+        with obj.lock, obj.again, obj.changed:
+            obj.changed.notify_all()
+        obj.done.set()
+        return obj.done.is_set(), hasattr(obj.local, "x")
+
+    assert elsewhere.call(check, Guarded()) == (True, False)
+    assert elsewhere.call(use_lock) is True
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x], lambda x: ((1, {"k": x}), {})])
+def test_a_bare_lock_is_refused(wrap: Any) -> None:
+    with pytest.raises(pickle.PicklingError, match="multiprocessing"):
+        dumps(wrap(threading.Lock()))
+
+
+def test_a_held_lock_is_refused() -> None:
+    guarded = Guarded()
+    for one in (guarded.lock, guarded.again):
+        with one, pytest.raises(pickle.PicklingError, match=r"lock|again"):
+            dumps(guarded)
+    dumps(guarded)
+
+
+# -- when it cannot travel ------------------------------------------------------------------
+
+
+def test_an_error_names_the_path_and_can_be_caught_both_ways() -> None:
+    file = (ROOT / "README.md").open("rb")
+    with file:
+        for kind in (pickle.PicklingError, TypeError):
+            with pytest.raises(kind, match=r"object\['a'\].*closure variable 'file'"):
+                dumps({"a": lambda: file})
+
+
+def test_recursion_too_deep_is_a_clean_error() -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+
+    for kind in (pickle.PicklingError, RecursionError):
+        with pytest.raises(kind, match="limit"):
+            dumps(nested)
+
+
+def test_code_of_another_python_is_refused_before_it_is_loaded() -> None:
+    data = dumps(even).replace(__import__("importlib.util").util.MAGIC_NUMBER, b"\x01\x02\r\n")
+
+    with pytest.raises(pickle.UnpicklingError, match="another version of Python"):
+        loads(data)
+
+
+def test_what_an_elsewhere_lacks_is_told_there(elsewhere: Elsewhere) -> None:
+    reduction.unregister_pickle_by_value(HERE)
+    try:
+        with pytest.raises(RaisedElsewhere, match="No module named 'tests"):
+            elsewhere.call(even, 1)
+    finally:
+        reduction.register_pickle_by_value(HERE)
+
+
+# -- the same bytes -------------------------------------------------------------------------
+
+PROGRAM = textwrap.dedent(
+    """
+    import sys
+    sys.path.insert(0, {root!r})
+    import dataclasses, enum, hashlib
+    from hookpool import dumps
+
+    @dataclasses.dataclass
+    class Point:
+        x: int = 0
+        def moved(self, by=1): return Point(self.x + by)
+
+    class Colour(enum.Enum):
+        RED = 1
+
+    class Base: pass
+    class Derived(Base):
+        __slots__ = ("a", "b")
+
+    def fn(x):
+        if x in {{"a", "b", "c", "d"}}:
+            return Point, Colour
+        return lambda: (x, fn, Derived)
+
+    data = dumps([fn, fn(1), Point, Point(3), Derived, Colour.RED])
+    assert data == dumps([fn, fn(1), Point, Point(3), Derived, Colour.RED])
+    print(hashlib.sha256(data).hexdigest())
+    """
+)
+
+
+def test_two_runs_of_a_script_give_the_same_bytes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PROGRAM.format(root=str(ROOT)))
+
+    results = {
+        subprocess.run(
+            [sys.executable, script],
+            env={"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+
+    assert len(results) == 1
+
+
+def test_a_module_under_another_name_is_importable_if_its_parent_puts_it_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import collections.abc
+    import os.path
+
+    for obj in (collections.abc.Mapping, os.path.join):
+        assert loads(dumps(obj)) is obj
+        assert b"code" not in dumps(obj)

@@ -1,0 +1,460 @@
+"""Classes and odd objects by value, from a process that cannot import where they come from."""
+
+from __future__ import annotations
+
+import abc
+import collections
+import contextvars
+import dataclasses
+import decimal
+import enum
+import functools
+import io
+import sys
+import textwrap
+import types
+import typing
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hookpool import reduction
+from hookpool.reduction import dumps, loads
+from tests.elsewhere import Elsewhere
+
+HERE = sys.modules[__name__]
+
+
+@pytest.fixture(autouse=True)
+def by_value() -> Iterator[None]:
+    reduction.register_pickle_by_value(HERE)
+    yield
+    reduction.unregister_pickle_by_value(HERE)
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Elsewhere]:
+    with Elsewhere() as one:
+        yield one
+
+
+def stays_the_same(elsewhere: Elsewhere, probe: Any) -> None:
+    """What a probe says here is what it says there."""
+    assert elsewhere.call(probe) == probe()
+
+
+class Colour(enum.Enum):
+    RED = 1, "warm"
+    BLUE = 2, "cold"
+    CRIMSON = RED
+
+    def __init__(self, number: int, kind: str) -> None:
+        self.number = number
+        self.kind = kind
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        return cls.BLUE
+
+
+class Access(enum.Flag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Word(enum.StrEnum):
+    YES = enum.auto()
+
+
+class Stamped(decimal.Decimal, enum.Enum):
+    ONE = "1.0"
+
+
+def test_enumerations_keep_their_members(elsewhere: Elsewhere) -> None:
+    def probe() -> Any:
+        return (
+            [(one.name, one.value, one.kind) for one in Colour],
+            Colour.CRIMSON is Colour.RED,
+            Colour("anything") is Colour.BLUE,
+            list(Colour.__members__),
+            (Access.READ | Access.WRITE).value,
+            Access(3) == Access.READ | Access.WRITE,
+            [one.name for one in Access],
+            Level.HIGH + 1,
+            Level(2) is Level.HIGH,
+            Word.YES.upper(),
+            Stamped.ONE + 1,
+            Stamped(decimal.Decimal("1.0")) is Stamped.ONE,
+            repr(Colour.RED),
+        )
+
+    stays_the_same(elsewhere, probe)
+
+
+def test_members_travel_both_ways_as_themselves(elsewhere: Elsewhere) -> None:
+    members = [Colour.RED, Access.READ, Access.READ | Access.WRITE, Level.LOW, Word.YES]
+
+    back = elsewhere.call(lambda *them: them, *members)
+
+    assert list(map(id, back)) == list(map(id, members))
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Point:
+    x: int
+    y: int = 0
+    tags: list[str] = dataclasses.field(default_factory=list, compare=False)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Slotted:
+    a: int
+    b: dataclasses.InitVar[int] = 2
+    c: int = dataclasses.field(init=False)
+
+    def __post_init__(self, b: int) -> None:
+        self.c = self.a * b
+
+
+def test_dataclasses_stay_dataclasses(elsewhere: Elsewhere) -> None:
+    def probe() -> Any:
+        field = dataclasses.fields(Point)[0]
+        return (
+            Point(1) < Point(2),
+            hash(Point(1)) == hash(Point(1)),
+            dataclasses.replace(Point(1), y=3).y,
+            field.default is dataclasses.MISSING,
+            Point.__match_args__,
+            Slotted(a=3).c,
+            hasattr(Slotted(a=3), "__dict__"),
+            Slotted.__slots__,
+            dataclasses.asdict(Point(1, tags=["t"])),
+            {Point(1): 1}[Point(1)],
+        )
+
+    stays_the_same(elsewhere, probe)
+
+
+class WithSlots:
+    __slots__ = ("__weakref__", "_x", "y")
+
+    def __init__(self) -> None:
+        self._x = 1
+
+
+class Named:
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self.name = name
+
+    def __get__(self, obj: Any, owner: Any = None) -> str:
+        return self.name
+
+
+class Described:
+    title = Named()
+
+    @property
+    def both(self) -> str:
+        """Two."""
+        return self.title * 2
+
+    @functools.cached_property
+    def once(self) -> list[int]:
+        return [1]
+
+    @functools.lru_cache  # noqa: B019 - it is what is tested
+    def cached(self, n: int) -> int:
+        return n if n < 2 else self.cached(n - 1) + self.cached(n - 2)
+
+    @functools.singledispatchmethod
+    def kind(self, value: object) -> str:
+        return "object"
+
+    @kind.register
+    def _(self, value: int) -> str:
+        return "int"
+
+    partial = functools.partialmethod(kind, 3)
+
+    @classmethod
+    def make(cls) -> Any:
+        return cls()
+
+    @staticmethod
+    def add(a: int, b: int) -> int:
+        return a + b
+
+
+class Derived(Described):
+    title = "own"
+
+    def __private(self) -> str:
+        return super().title + __class__.__name__  # type: ignore[name-defined]
+
+    def call_private(self) -> str:
+        return self.__private()
+
+
+def test_members_of_classes_work(elsewhere: Elsewhere) -> None:
+    def probe() -> Any:
+        one, other = Described(), Derived()
+        ref = weakref.ref(slotted := WithSlots())
+        return (
+            (one.both, Described.both.__doc__, one.once is one.once, one.cached(20)),
+            (one.kind(1), one.kind(""), one.partial(), type(one.make()) is Described),
+            (other.title, other.call_private(), other.add(1, 2), Derived.make().title),
+            (slotted._x, hasattr(slotted, "y"), ref() is slotted, hasattr(slotted, "__dict__")),
+            list(vars(WithSlots))[:4],
+        )
+
+    stays_the_same(elsewhere, probe)
+
+
+class Registry(type):
+    known: typing.ClassVar[dict[str, Any]] = {}
+
+    def __new__(m, name: str, bases: Any, body: Any, *, key: str, **more: Any) -> Any:
+        cls = super().__new__(m, name, bases, body, **more)
+        m.known[key] = cls
+        return cls
+
+    def __init__(c, name: str, bases: Any, body: Any, *, key: str, **more: Any) -> None:
+        super().__init__(name, bases, body)
+
+
+class Keyed(metaclass=Registry, key="keyed"):
+    def __init_subclass__(cls, *, extra: int, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.extra = extra  # type: ignore[attr-defined]
+
+
+class SubKeyed(Keyed, key="sub", extra=5):
+    pass
+
+
+class Shape(abc.ABC):
+    @abc.abstractmethod
+    def area(self) -> int: ...
+
+
+@Shape.register
+class Square:
+    pass
+
+
+class Round(Shape):
+    def area(self) -> int:
+        return 3
+
+
+T = typing.TypeVar("T", bound=int)
+
+
+class Box(typing.Generic[T]):
+    def __init__(self, content: T) -> None:
+        self.content = content
+
+
+class Sized(typing.Protocol):
+    def size(self) -> int: ...
+
+
+class Movie(typing.TypedDict, total=False):
+    name: str
+
+
+class Pair(typing.NamedTuple):
+    left: int
+    right: int = 2
+
+    def total(self) -> int:
+        return self.left + self.right
+
+
+UserId = typing.NewType("UserId", int)
+
+
+def test_what_makes_classes_is_neither_needed_nor_run_again(elsewhere: Elsewhere) -> None:
+    def probe() -> Any:
+        try:
+            Shape()
+            abstract = "made"
+        except TypeError as error:
+            abstract = str(error)
+        return (
+            (SubKeyed.extra, sorted(Registry.known), Registry.known["sub"] is SubKeyed),
+            (abstract, isinstance(Square(), Shape), issubclass(Round, Shape), Round().area()),
+            (Box[int](3).content, Box[int].__args__, T.__bound__, Box.__parameters__ == (T,)),
+            (Movie(name="x"), Movie.__total__, Pair(1).total(), Pair._fields, UserId(3)),
+            UserId.__supertype__,
+        )
+
+    stays_the_same(elsewhere, probe)
+
+
+def test_type_variables_keep_their_identity(elsewhere: Elsewhere) -> None:
+    assert elsewhere.call(lambda: (T, Box.__parameters__[0]))[1] is T
+
+
+class Odd(Exception):
+    def __init__(self, *, needed: int) -> None:
+        super().__init__(f"needed {needed}")
+        self.needed = needed
+
+
+def failing() -> Any:
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as inner:
+            raise Odd(needed=3) from inner
+    except Odd as error:
+        error.add_note("a note")
+        return error
+
+
+def test_exceptions_keep_everything_but_the_traceback(elsewhere: Elsewhere) -> None:
+    error = elsewhere.call(failing)
+
+    assert type(error) is Odd
+    assert (error.needed, str(error), error.__notes__) == (3, "needed 3", ["a note"])
+    assert repr(error.__cause__) == "KeyError('inner')"
+    assert error.__context__ is error.__cause__
+    assert error.__suppress_context__
+
+
+def test_a_chain_that_cannot_travel_does_not_take_the_exception_along() -> None:
+    error = ValueError("outer")
+    error.__cause__ = OSError("inner")
+    error.__cause__.held = io.FileIO(0, closefd=False)  # type: ignore[attr-defined]
+
+    made = loads(dumps(error))
+
+    assert str(made) == "outer"
+    assert "OSError: inner" in str(made.__cause__)
+
+
+def test_groups_of_exceptions_travel(elsewhere: Elsewhere) -> None:
+    group = elsewhere.call(lambda: ExceptionGroup("both", [Odd(needed=1), ValueError(2)]))
+
+    assert [type(one) for one in group.exceptions] == [Odd, ValueError]
+
+
+def test_an_exception_whose_own_way_back_fails_arrives_all_the_same() -> None:
+    class Broken(Exception):
+        def __reduce__(self) -> Any:
+            return (type(self), (1, 2, 3), {"x": 1})
+
+        def __init__(self, only: int) -> None:
+            super().__init__(only)
+
+    made = loads(dumps(Broken(7)))
+
+    assert (made.args, made.x) == ((7,), 1)
+
+
+variable = contextvars.ContextVar("variable", default=4)
+
+
+class Greedy:
+    def __init__(self) -> None:
+        self.target = "x"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target, name)
+
+
+def test_odd_objects_travel(elsewhere: Elsewhere) -> None:
+    counts = {"a": 1}
+    ordered = collections.OrderedDict(b=2)
+    held = Described()
+    weak = weakref.WeakValueDictionary(k=held)
+    keys = weakref.WeakKeyDictionary({held: 1})
+
+    def probe() -> Any:
+        return (
+            list(counts.keys() | ordered.keys()),
+            [*counts.values(), *ordered.items()],
+            types.MappingProxyType(counts)["a"],
+            weak["k"] is held,
+            keys[held],
+            next(iter(weakref.WeakSet([held]))) is held,
+            variable.get(),
+            Greedy().upper(),
+            bytes(memoryview(b"abc")[1:]),
+        )
+
+    assert sorted(map(str, elsewhere.call(probe)[0])) == sorted(map(str, probe()[0]))
+    assert elsewhere.call(probe)[1:] == probe()[1:]
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        types.MappingProxyType({"a": 1}),
+        {"a": 1}.keys(),
+        {"a": 1}.items(),
+        types.FunctionType,
+        type({}.keys()),
+        WithSlots.__dict__["y"],
+        Greedy.__dict__["__dict__"],
+        dataclasses.MISSING,
+        memoryview(b"abc"),
+    ],
+    ids=lambda obj: type(obj).__name__,
+)
+def test_single_objects_travel(obj: Any) -> None:
+    made = loads(dumps(obj))
+
+    assert type(made) is type(obj)
+    assert made == obj or made is obj
+
+
+def test_methods_are_found_on_the_receivers_class() -> None:
+    one = Derived()
+
+    private_one = one._Derived__private  # type: ignore[attr-defined]
+
+    bound, private, made = loads(dumps((one.call_private, private_one, Derived.make)))
+
+    assert bound.__func__ is Derived.call_private
+    assert private() == "titleDerived"
+    assert made.__self__ is Derived
+
+
+def test_a_dead_weak_reference_stays_dead() -> None:
+    ref = weakref.ref(Described())
+
+    assert loads(dumps(ref))() is None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 695")
+def test_new_type_syntax_travels(elsewhere: Elsewhere) -> None:
+    module = types.ModuleType("pep695")
+    source = """
+    import typing
+    class Stack[T: int, *Ts, **P]:
+        def push[U](self, item: U) -> list[T | U]: return [item]
+    type Tree[T] = T | list[Tree[T]]
+    type Plain = int | list[Plain]
+    type Pairs[T] = list[tuple[T, T]]
+    def first[T](items: list[T]) -> T: return items[0]
+    def probe():
+        return (
+            [str(one) for one in Stack.__type_params__],
+            Stack[int, str, [int]].__args__[:2], Stack().push(1),
+            str(Tree.__value__), Plain.__value__.__args__[1].__args__[0] is Plain,
+            Pairs.__type_params__[0] in Pairs.__value__.__parameters__,
+            first([3]), [str(one) for one in first.__type_params__],
+        )
+    """
+    exec(textwrap.dedent(source), vars(module))
+
+    stays_the_same(elsewhere, module.probe)
