@@ -1,0 +1,309 @@
+"""The fork server: a small process that has imported what children need, and forks them.
+
+Owns what happens inside the server process, from its first import to the first step of each child
+it forks, and the messages it exchanges with its owner. Knows neither who asks (`_launch`) nor what
+a child then does: a child reads that from its data pipe, as any spawned multiprocessing child.
+
+One thread, no lock. The server listens on no address: requests arrive on one socket pair inherited
+from the owner. When it dies its children live on, and report their own ends.
+
+A request is the number of descriptors, and the descriptors themselves in messages of at most
+`MAX_PER_MESSAGE`: the child's end of the data pipe, its end of the status channel, the resource
+tracker's pipe, then whatever the child's pickles refer to. On the status channel the owner gets a
+`Report` when the child has started and one when it has ended. The server ends at the
+end-of-file of its request socket, once no owner waits any more for the end of a child.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import contextlib
+import errno
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from multiprocessing import resource_tracker, spawn, util
+from typing import Any, Final, NamedTuple, NoReturn
+
+__all__ = ["MAX_PER_MESSAGE", "Report", "ServerProcess", "inherited", "request"]
+
+#: Linux takes 253 descriptors in one message (SCM_MAX_FD); other systems take no fewer.
+MAX_PER_MESSAGE: Final = 250
+
+#: What the server says, after it was told to end, when children keep it.
+LINGERING: Final = b"L"
+
+# Typed by hand: typeshed leaves out what is private.
+_util: Any = util
+_tracker: Any = resource_tracker._resource_tracker
+
+_MISSING: Final = -1
+_COUNT: Final = struct.Struct("!I")
+_REPORT: Final = struct.Struct("!iiq")
+_STILL_RUNNING: Final = 1 << 32  # no exit code
+
+_inherited: list[int] = []
+
+
+def inherited(index: int) -> int:
+    """The descriptor that the owner of this forked child sent along at this place."""
+    return _inherited[index]
+
+
+class Report(NamedTuple):
+    """What became of a child: pid, errno where it could not start, exit code once it ended."""
+
+    pid: int
+    error: int = 0
+    exitcode: int | None = None
+
+    def pack(self) -> bytes:
+        code = _STILL_RUNNING if self.exitcode is None else self.exitcode
+        return _REPORT.pack(self.pid, self.error, code)
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Report:
+        pid, error, exitcode = _REPORT.unpack(message)
+        return cls(pid, error, None if exitcode == _STILL_RUNNING else exitcode)
+
+
+REPORT_SIZE: Final = _REPORT.size
+
+
+def request(control: socket.socket, fds: Sequence[int]) -> None:
+    """Ask the server at the other end for a child with these descriptors; owner's side."""
+    _send(control, _COUNT.pack(len(fds)), fds[:MAX_PER_MESSAGE])
+    for start in range(MAX_PER_MESSAGE, len(fds), MAX_PER_MESSAGE):
+        _send(control, b"+", fds[start : start + MAX_PER_MESSAGE])
+
+
+def _send(control: socket.socket, data: bytes, fds: Sequence[int]) -> None:
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+    control.sendmsg([data], [rights], getattr(socket, "MSG_NOSIGNAL", 0))
+
+
+class ServerProcess:
+    """What `multiprocessing.spawn` unpickles in the server and bootstraps.
+
+    No `BaseProcess`: it counts neither among the owner's children nor in their names, and coverage
+    does not take it for a program's process.
+    """
+
+    _name = "hookpool-forkserver"
+
+    def __init__(self, control: socket.socket, preload: Iterable[str]) -> None:
+        self._control = control
+        self._preload = tuple(preload)
+
+    def _bootstrap(self, parent_sentinel: int) -> int:
+        os.close(parent_sentinel)  # the request socket says the same
+        _util._close_stdin()
+        for name in self._preload:
+            _preload(name)
+        _leave_resource_tracker()
+        with self._control:
+            _Server(self._control).run()
+        return 0
+
+
+def _preload(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except Exception as exc:  # noqa: BLE001 - a module may raise anything
+        # The children that need it will say so better, or do without it.
+        warnings.warn(f"the fork server could not preload {name}: {exc!r}", RuntimeWarning)
+
+
+def _leave_resource_tracker() -> None:
+    # It ends when nobody holds its pipe, which the owner may wait for. Each child gets it anew.
+    if _tracker._fd is not None:
+        os.close(_tracker._fd)
+        _tracker._fd = None
+
+
+class _Server:
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._pid = os.getpid()
+        self._status: dict[int, socket.socket] = {}  # by pid: children whose end is of interest
+        self._pid_of: dict[int, int] = {}  # by descriptor of that socket
+        self._poll = select.poll()
+        self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._handlers = {
+            # An interrupt at the keyboard is for the programs, not for their server.
+            signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+            # Does nothing, but a signal that is handled is written to the wake-up pipe.
+            signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda *_: None),
+        }
+
+    def run(self) -> None:
+        # The thread that started the server may have had it blocked; each child gets its own mask.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        self._poll.register(self._wake_r, select.POLLIN)
+        self._poll.register(self._control, select.POLLIN)
+        # What was imported stays; a collection in a child would touch, and so copy, all of it.
+        gc.collect()
+        gc.freeze()
+        serving = True
+        while serving or self._status:
+            # One event at a time: each may close descriptors whose numbers the next one names.
+            fd, _ = self._poll.poll()[0]
+            if fd == self._wake_r:
+                self._reap()
+            elif fd != self._control.fileno():
+                self._forget(self._pid_of[fd])  # its owner ended, or does not care any more
+            elif not self._serve():
+                serving = False
+                self._retire()
+
+    def _serve(self) -> bool:
+        """Carry out one request; False at the end of requests."""
+        try:
+            fds = _receive(self._control)
+        except EOFError:
+            return False
+        if _MISSING not in fds:
+            self._fork(fds)
+        elif fds[1] != _MISSING:
+            with socket.socket(fileno=fds[1]) as status:
+                _tell(status, Report(0, error=errno.EMFILE))
+        for fd in (fds[0], *fds[2:]):
+            if fd != _MISSING:
+                os.close(fd)
+        return True
+
+    def _fork(self, fds: list[int]) -> None:
+        status = socket.socket(fileno=fds[1])
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            _tell(status, Report(0, error=exc.errno or errno.EAGAIN))
+            status.close()
+            return
+        if pid == 0:
+            self._become_child(status, fds)
+        self._status[pid] = status
+        self._pid_of[status.fileno()] = pid
+        self._poll.register(status, 0)  # only POLLHUP: the owner never writes to it
+
+    def _become_child(self, status: socket.socket, fds: list[int]) -> NoReturn:
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._control.close()
+        for other in self._status.values():
+            other.close()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+        _run_child(self._pid, status, *fds)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_r, 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._status:
+                _tell(self._status[pid], Report(pid, exitcode=os.waitstatus_to_exitcode(status)))
+                self._forget(pid)
+
+    def _forget(self, pid: int) -> None:
+        status = self._status.pop(pid)
+        self._poll.unregister(status)
+        del self._pid_of[status.fileno()]
+        status.close()
+
+    def _retire(self) -> None:
+        self._poll.unregister(self._control)
+        if self._status:
+            with contextlib.suppress(OSError):  # the owner has ended
+                self._control.send(LINGERING)
+
+
+def _receive(control: socket.socket) -> list[int]:
+    """The descriptors of one request; `_MISSING` for each that this process had no room for."""
+    header, fds = _receive_message(control, _COUNT.size)
+    (count,) = _COUNT.unpack(header)
+    for start in range(MAX_PER_MESSAGE, count, MAX_PER_MESSAGE):
+        fds += [_MISSING] * (start - len(fds))
+        fds += _receive_message(control, 1)[1]
+    return fds + [_MISSING] * (count - len(fds))
+
+
+def _receive_message(control: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    space = socket.CMSG_SPACE(MAX_PER_MESSAGE * array.array("i").itemsize)
+    data, ancillary, _, _ = control.recvmsg(size, space, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    fds = array.array("i")
+    for level, kind, rights in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
+    if not data:
+        raise EOFError
+    return data, fds.tolist()
+
+
+def _tell(status: socket.socket, report: Report) -> None:
+    with contextlib.suppress(OSError):  # nobody there to be told
+        status.send(report.pack(), socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
+
+
+# --- in the forked child -----------------------------------------------------------------------
+
+
+def _run_child(
+    server: int, status: socket.socket, data: int, _status: int, tracker: int, *fds: int
+) -> NoReturn:
+    """Live the child's life, and end; what follows in the server's code is not the child's."""
+    exitcode = 1
+    try:
+        # As in `multiprocessing.popen_fork`: only what the child itself registers is called.
+        atexit._clear()
+        atexit.register(_util._exit_function)
+        # A process that the child forks must not hide the child's end from the owner.
+        os.register_at_fork(after_in_child=status.close)
+        _tracker._fd = tracker
+        _inherited[:] = fds
+        _reseed()
+        _tell(status, Report(os.getpid()))
+        if _is_expected(data):
+            exitcode = spawn._main(data, os.dup(data))
+    except BaseException:  # noqa: BLE001 - the outer edge: above are the server's frames
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _end(status, server, exitcode)
+
+
+def _is_expected(data: int) -> bool:
+    """Wait for the first byte from the owner; False when it went away instead."""
+    poll = select.poll()
+    poll.register(data, select.POLLIN)
+    return bool(poll.poll()[0][1] & select.POLLIN)
+
+
+def _end(status: socket.socket, server: int, exitcode: int) -> NoReturn:
+    try:
+        atexit._run_exitfuncs()
+        _util._flush_std_streams()
+        if os.getppid() != server:  # it died, and cannot report this child's end
+            _tell(status, Report(os.getpid(), exitcode=exitcode & 0xFF))
+    finally:
+        os._exit(exitcode & 0xFF)
+
+
+def _reseed() -> None:
+    """Give each child a random stream of its own; `random` sees to that itself after a fork."""
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()

@@ -1,0 +1,417 @@
+"""How a child Python starts, without the caller's main module: by a fork server, else by spawn.
+
+Owns, in the owner process, the one fork server that it keeps, and the `Popen` objects behind
+multiprocessing's Process. Knows no tasks. Any thread may call; one lock orders the requests.
+
+Both ways run multiprocessing's own steps in the child (`spawn._main`: preparation data, then the
+pickled Process, then its ``_bootstrap``), from multiprocessing's own command line, so that frozen
+programs, coverage and debuggers find what they know. What a hookpool child needs beyond that is
+carried by the preparation data themselves, as calls made while they are unpickled (`_Call`).
+
+A forked child is as if started now: import path, working directory, arguments, environment and
+standard streams travel with each start, whatever they were when the server was started. The death
+of the server ends no child; the next start makes a new server. A process forked from the owner
+uses none of this: it closes what it inherited and makes its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import socket
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable
+from multiprocessing import reduction as mp_reduction
+from multiprocessing import resource_tracker, spawn, util
+from multiprocessing.context import set_spawning_popen
+from multiprocessing.process import BaseProcess
+from typing import Any, Final, cast
+
+from hookpool import _forkserver, _rebuild, reduction
+from hookpool._forkserver import Report
+from hookpool._rebound import Overlay, rebound
+
+if sys.platform == "win32":
+    from multiprocessing import popen_spawn_win32 as stdlib_popen
+else:
+    from multiprocessing import popen_spawn_posix as stdlib_popen
+
+__all__ = ["popen", "server_fds", "server_pid", "stop"]
+
+#: macOS has fork, but its system libraries do not promise to work in a child that does not exec.
+HAVE_FORK_SERVER: Final = (
+    hasattr(os, "fork") and mp_reduction.HAVE_SEND_HANDLE and sys.platform != "darwin"
+)
+
+#: As in the standard library, for a child whose server was killed: when a signal that we did not
+#: send ended the child after that, or when the child ended in that very moment.
+EXITCODE_UNKNOWN: Final = 255
+
+#: A server may die once, whatever the reason, while a child is started; if new ones die as well,
+#: the reason is theirs, most likely in what they preload.
+ATTEMPTS: Final = 3
+
+#: A server that takes longer to end hangs in something it preloaded, and is killed.
+PATIENCE: Final = 5.0
+
+
+def popen(process_obj: BaseProcess, preload: tuple[str, ...] = ()) -> stdlib_popen.Popen:
+    """Start the child of a Process; what `Process._Popen` returns.
+
+    It finds the modules named in `preload` imported, where there is a fork server.
+    """
+    if HAVE_FORK_SERVER:
+        return ForkedPopen(process_obj, preload)
+    return SpawnedPopen(process_obj)
+
+
+# --- what the child is told before it gets its Process -----------------------------------------
+
+
+class _Call:
+    """Pickles as a call: the child makes it when it unpickles this."""
+
+    def __init__(self, function: Callable[..., object], *args: object) -> None:
+        self._reduced = function, args
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self._reduced
+
+
+def _preparation(name: str, forked: bool = False) -> dict[str, object]:
+    """The standard library's preparation data, without the main module, with our own steps."""
+    data = spawn.get_preparation_data(name)
+    data.pop("init_main_from_name", None)
+    data.pop("init_main_from_path", None)
+    # First of all, before anything of ours is imported: a child started with -I, -E or -S, or by
+    # a program that changed its path, would not find it.
+    path = [entry for entry in data["sys_path"] if isinstance(entry, str)]
+    find_us = _Call(exec, f"import sys; sys.path[:] = {path!r}", {})
+    enter = _Call(_enter_forked_child, *_surroundings()) if forked else _Call(_enter_child)
+    return {"": find_us, **data, "hookpool": enter}
+
+
+def _enter_child() -> None:
+    # The main module is whatever the definitions sent here make of it, never the caller's file,
+    # and not the command line that started this interpreter either.
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+    _rebuild.enter_worker()
+
+
+def _surroundings() -> tuple[dict[str, str], set[int], dict[int, Any]]:
+    """What a child of this thread would inherit: environment, signal mask, standard streams."""
+    streams = {}
+    for fd in (1, 2):
+        with contextlib.suppress(OSError):  # closed
+            os.fstat(fd)
+            streams[fd] = mp_reduction.DupFd(fd)
+    return dict(os.environ), set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))), streams
+
+
+def _enter_forked_child(environ: dict[str, str], mask: set[int], streams: dict[int, Any]) -> None:
+    _enter_child()
+    _adopt_environment(environ)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for fd, copy in streams.items():
+        received = copy.detach()
+        os.dup2(received, fd)
+        os.close(received)
+
+
+def _adopt_environment(environ: dict[str, str]) -> None:
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    for name, value in environ.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+def _dump(obj: object, file: io.BytesIO, protocol: int | None = None) -> None:
+    reduction.WorkerPickler(file, protocol).dump(obj)
+
+
+# --- spawn ---------------------------------------------------------------------------------------
+
+
+_OURS: Final = {
+    "reduction": Overlay(mp_reduction, dump=_dump),
+    "spawn": Overlay(spawn, get_preparation_data=_preparation),
+}
+
+
+class SpawnedPopen(stdlib_popen.Popen):
+    """The standard library's spawn, with our pickler and our preparation data."""
+
+    method = "hookpool"
+
+    if sys.platform == "win32":
+        __init__ = rebound(stdlib_popen.Popen.__init__, **_OURS)
+    else:
+        _launch = rebound(stdlib_popen.Popen._launch, **_OURS)  # type: ignore[attr-defined]
+
+
+# --- the fork server, owner's side ---------------------------------------------------------------
+
+
+class _Server:
+    """The owner's end of one fork server."""
+
+    def __init__(self, preload: tuple[str, ...]) -> None:
+        self.preload = preload
+        self.control, theirs = _socket_pair(socket.SOCK_STREAM)
+        with theirs:
+            try:
+                self.popen = SpawnedPopen(_forkserver.ServerProcess(theirs, preload))  # type: ignore[arg-type]
+            except BaseException:
+                self.control.close()
+                raise
+        self.popen.close()  # its sentinel and our end of its data pipe: the request socket will do
+
+    def retire(self) -> bool:
+        """Ask it to end; False while it stays for children whose end somebody waits for."""
+        self.control.settimeout(PATIENCE)
+        try:
+            self.control.shutdown(socket.SHUT_WR)
+            lingers = self.control.recv(1) == _forkserver.LINGERING
+        except TimeoutError:
+            self.popen.kill()
+            lingers = False
+        except OSError:  # it is dead already
+            lingers = False
+        self.control.close()
+        return not lingers
+
+
+_lock = threading.Lock()
+_server: _Server | None = None
+_lingering: list[_Server] = []
+
+
+def stop() -> None:
+    """End the fork server of this process; the next start of a child makes a new one.
+
+    Where children still run whose Process object exists, it ends after the last of them.
+    """
+    global _server
+    with _lock:
+        server, _server = _server, None
+        if server is not None:
+            _retire(server)
+
+
+def server_pid() -> int | None:
+    """The process id of the fork server, where there is one."""
+    server = _server
+    return None if server is None else server.popen.pid
+
+
+def server_fds() -> set[int]:
+    """The descriptors that this process holds for its fork server."""
+    server = _server
+    return set() if server is None else {server.control.fileno()}
+
+
+def _retire(server: _Server) -> int | None:
+    """End a server; its exit code, or None while it stays for its children."""
+    if server.retire():
+        return server.popen.poll(0)
+    _lingering.append(server)
+    return None
+
+
+def _running_server(preload: tuple[str, ...]) -> _Server:
+    """The server with these modules; started where there is none."""
+    global _server
+    assert _lock.locked()
+    _lingering[:] = [server for server in _lingering if server.popen.poll() is None]
+    if _server is not None and _server.preload != preload:
+        old, _server = _server, None
+        _retire(old)
+    if _server is None:
+        _server = _Server(preload)
+        # After the children have been joined, which wait for the server's word.
+        util.Finalize(None, stop, exitpriority=-20)
+    return _server
+
+
+def _request(fds: list[int], preload: tuple[str, ...]) -> _Server:
+    """Send a request to the server, if it lives: no answer will come from a dead one."""
+    global _server
+    with _lock:
+        server = _running_server(preload)
+        try:
+            _forkserver.request(server.control, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        except BaseException:  # interrupted: half a request would spoil the next
+            server.control.close()
+            _lingering.append(server)
+            _server = None
+            raise
+        return server
+
+
+def _dismiss(server: _Server) -> int | None:
+    """Have the next start make a new one."""
+    global _server
+    with _lock:
+        if _server is not server:  # another thread was faster
+            return server.popen.returncode
+        _server = None
+        return _retire(server)
+
+
+# --- a forked child, owner's side ----------------------------------------------------------------
+
+
+class _InheritedFd:
+    """A descriptor within what a forked child unpickles."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def detach(self) -> int:
+        return _forkserver.inherited(self._index)
+
+
+class ForkedPopen(stdlib_popen.Popen):
+    """A child forked by the server."""
+
+    method = "hookpool"
+    DupFd = _InheritedFd  # type: ignore[assignment]
+
+    def __init__(self, process_obj: BaseProcess, preload: tuple[str, ...]) -> None:
+        self._preload = preload
+        self._fds: list[int] = []
+        self._signal_sent: int | None = None
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, process_obj: BaseProcess) -> None:
+        story = self._pickled(process_obj)
+        data, life = os.pipe()
+        try:
+            tracker = cast("int", resource_tracker.getfd())  # None only before it runs
+            fds = [data, tracker, *self._fds]
+            self._status, report = _fork(fds, self._preload)
+        except BaseException:
+            os.close(life)
+            raise
+        finally:
+            os.close(data)
+        # The child takes the end-of-file on its data pipe for our end: this end stays open.
+        self._life = life
+        self.pid = report.pid
+        self.returncode = report.exitcode
+        self.sentinel = self._status.fileno()
+        self.finalizer = util.Finalize(self, _let_go, (self._status, life))
+        _popens.add(self)
+        with contextlib.suppress(BrokenPipeError), open(life, "wb", closefd=False) as file:
+            file.write(story)  # a child that died meanwhile says so by its exit code
+
+    def _pickled(self, process_obj: BaseProcess) -> memoryview:
+        file = io.BytesIO()
+        set_spawning_popen(self)
+        try:
+            _dump(_preparation(process_obj.name, forked=True), file)
+            _dump(process_obj, file)
+        finally:
+            set_spawning_popen(None)
+        return file.getbuffer()
+
+    def poll(self, flag: int = getattr(os, "WNOHANG", 1)) -> int | None:
+        if self.returncode is None and self._status.fileno() >= 0:
+            self.returncode = self._exitcode(0 if flag == 0 else socket.MSG_DONTWAIT)
+        return self.returncode
+
+    def _exitcode(self, flags: int) -> int | None:
+        try:
+            # Peeked only: the sentinel stays readable for whoever waits for it next.
+            message = self._status.recv(_forkserver.REPORT_SIZE, socket.MSG_PEEK | flags)
+        except BlockingIOError:
+            return None
+        except OSError:
+            if self._status.fileno() < 0:  # another thread closed it, hence knows the exit code
+                return self.returncode
+            raise
+        if message:
+            return Report.unpack(message).exitcode
+        # Server and child both died without a word: the child by a signal, probably by ours.
+        return EXITCODE_UNKNOWN if self._signal_sent is None else -self._signal_sent
+
+    def _send_signal(self, sig: int) -> None:
+        if self.poll() is None:  # else the pid may be another process's by now
+            self._signal_sent = sig
+            super()._send_signal(sig)  # type: ignore[misc]
+
+    def leave(self) -> None:
+        """Close what a process forked from the owner inherited: our open end keeps children."""
+        _let_go(self._status, self._life)
+
+
+_popens: weakref.WeakSet[ForkedPopen] = weakref.WeakSet()
+
+
+def _let_go(status: socket.socket, life: int) -> None:
+    if status.fileno() >= 0:
+        status.close()
+        os.close(life)
+
+
+def _fork(fds: list[int], preload: tuple[str, ...]) -> tuple[socket.socket, Report]:
+    """Have a child forked that gets these descriptors; its status channel and first report."""
+    for _ in range(ATTEMPTS):
+        status, theirs = _socket_pair(socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                server = _request([fds[0], theirs.fileno(), *fds[1:]], preload)
+            message = status.recv(_forkserver.REPORT_SIZE)
+        except BaseException:
+            status.close()
+            raise
+        if message:
+            report = Report.unpack(message)
+            if not report.error:
+                return status, report
+            status.close()
+            raise OSError(report.error, f"fork server: {os.strerror(report.error)}")
+        # The server is dead, and the child, if there was one, died before it was told anything.
+        status.close()
+        exitcode = _dismiss(server)
+    raise OSError(
+        f"no process was started: {ATTEMPTS} fork servers in a row ended before they could, the "
+        f"last with exit code {exitcode}. They had to preload {', '.join(preload) or 'nothing'}."
+    )
+
+
+def _socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    ours.setblocking(True)  # whatever the program's default timeout
+    theirs.setblocking(True)
+    return ours, theirs
+
+
+def _after_fork_in_child() -> None:
+    global _server
+    _lock._at_fork_reinit()  # type: ignore[attr-defined]
+    if _server is not None:
+        _server.control.close()
+        _server = None
+    _lingering.clear()
+    for forked in list(_popens):
+        forked.leave()
+    _popens.clear()
+
+
+if HAVE_FORK_SERVER:
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,192 @@
+"""The start method "hookpool": multiprocessing with a pickler of its own, and without main.
+
+``multiprocessing.get_context("hookpool")`` has all that multiprocessing has. What its processes,
+pools, queues, pipes and managers send travels by value where it cannot be imported over there;
+children start from a private fork server and never run the caller's main file.
+
+Owns the context object, its name, and what `multiprocessing.Queue` and its like do once hookpool
+is the default method. Every worker imports this, so it is light: classes come when first asked
+for. Any thread may call, as in the standard library. Standard contexts are as they were.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterable
+from multiprocessing import context as mp_context
+from multiprocessing.process import BaseProcess
+from typing import Any, Final
+
+__all__ = ["HookContext", "HookProcess", "stop"]
+
+#: What every child needs, whatever it then does. Nothing here starts threads.
+PRELOAD: Final = (
+    "hookpool.context",
+    "hookpool.reduction",
+    "hookpool._worker",
+    "hookpool._primitives",
+    "multiprocessing.pool",
+    "multiprocessing.synchronize",
+)
+
+
+_preload: tuple[str, ...] = PRELOAD
+
+
+class _StartMethod(str):
+    """The method's name. Its pickle imports us, so that a child knows the name it is told."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _start_method, ()
+
+
+def _start_method() -> _StartMethod:
+    return NAME
+
+
+NAME: Final = _StartMethod("hookpool")
+
+
+class HookProcess(BaseProcess):
+    """A process whose target and arguments travel by value."""
+
+    _start_method = NAME
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        from hookpool import _launch
+
+        return _launch.popen(process_obj, _preload)
+
+    @staticmethod
+    def _after_fork() -> None:
+        # Also called in the child of a plain `multiprocessing.Process`, where we are the default.
+        BaseProcess._after_fork()  # type: ignore[attr-defined]
+        if multiprocessing.current_process().daemon:
+            from hookpool._lifeline import die_with_parent
+
+            die_with_parent()
+
+
+class HookContext(mp_context.BaseContext):
+    """What `multiprocessing.get_context("hookpool")` returns."""
+
+    _name = NAME
+    Process = HookProcess
+
+    def Pipe(self, duplex: bool = True) -> tuple[Any, Any]:
+        from hookpool._primitives import pipe
+
+        return pipe(duplex)
+
+    def Queue(self, maxsize: int = 0) -> Any:
+        from hookpool._primitives import Queue
+
+        return Queue(maxsize, ctx=self)
+
+    def JoinableQueue(self, maxsize: int = 0) -> Any:
+        from hookpool._primitives import JoinableQueue
+
+        return JoinableQueue(maxsize, ctx=self)
+
+    def SimpleQueue(self) -> Any:
+        from hookpool._primitives import SimpleQueue
+
+        return SimpleQueue(ctx=self)
+
+    def Manager(self) -> Any:
+        from hookpool.managers import SyncManager
+
+        manager = SyncManager(ctx=self)
+        manager.start()
+        return manager
+
+    def Listener(
+        self,
+        address: Any = None,
+        family: str | None = None,
+        backlog: int = 1,
+        authkey: bytes | None = None,
+    ) -> Any:
+        """As `multiprocessing.connection.Listener`; the connections it accepts send by value."""
+        from hookpool._primitives import Listener
+
+        return Listener(address, family, backlog, authkey)
+
+    def Client(self, address: Any, family: str | None = None, authkey: bytes | None = None) -> Any:
+        """As `multiprocessing.connection.Client`; the connection sends by value."""
+        from hookpool._primitives import connect
+
+        return connect(address, family, authkey)
+
+    def set_forkserver_preload(self, module_names: Iterable[str]) -> None:
+        """Name modules that new processes shall find imported, besides what they need anyway.
+
+        They are imported once, in the fork server. A module that starts threads or opens
+        connections when it is imported does not belong there.
+        """
+        global _preload
+        names = tuple(module_names)
+        if not all(type(name) is str for name in names):
+            raise TypeError(f"module names to preload must be strings, not {names!r}")
+        _preload = PRELOAD + names
+
+    def _check_available(self) -> None:
+        # Called when somebody asks for the method by its name, hence by `set_start_method`.
+        _delegate_default_names()
+
+
+def stop() -> None:
+    """End the fork server; the next start of a process makes a new one.
+
+    A program need not call it: the server ends with its owner. Where processes still run whose
+    Process object exists, it stays, for their exit codes, until the last of them has ended.
+    """
+    from hookpool import _launch
+
+    _launch.stop()
+
+
+# --- as the default method -----------------------------------------------------------------------
+
+#: What the default context does with the standard library's classes, whatever the method is.
+#: `Process`, `Pool` and all others already ask the method's context.
+_BUILT_BY_DEFAULT: Final = (
+    "JoinableQueue",
+    "Manager",
+    "Pipe",
+    "Queue",
+    "SimpleQueue",
+    "set_forkserver_preload",
+)
+
+
+def _delegate_default_names() -> None:
+    """Let `multiprocessing.Queue()` be ours as long as hookpool is the default start method.
+
+    `from multiprocessing import Queue`, done before, keeps the old one: there is nothing between
+    that name and the standard library's class that could be told.
+    """
+    for name in _BUILT_BY_DEFAULT:
+        function = getattr(multiprocessing, name)
+        if not hasattr(function, "hookpool_delegates"):
+            setattr(multiprocessing, name, _delegator(name, function))
+
+
+def _delegator(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # Looks only: a default that is not decided yet must not be decided by this.
+        if multiprocessing.get_start_method(allow_none=True) == NAME:
+            return getattr(CONTEXT, name)(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    call.hookpool_delegates = True  # type: ignore[attr-defined]
+    return call
+
+
+CONTEXT: Final = HookContext()
+mp_context._concrete_contexts.setdefault(NAME, CONTEXT)  # type: ignore[attr-defined]

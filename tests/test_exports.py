@@ -1,0 +1,79 @@
+"""`import hookpool`: what it offers, and how little it does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hookpool
+from hookpool import errors
+from tests.helpers import run_python
+
+
+def test_every_public_name_is_there() -> None:
+    for name in hookpool.__all__:
+        assert getattr(hookpool, name) is not None
+    assert set(hookpool.__all__) <= set(dir(hookpool))
+
+
+def test_every_error_is_a_public_name() -> None:
+    assert set(errors.__all__) <= set(hookpool.__all__)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'hookpool' has no attribute 'HookPool'"):
+        hookpool.HookPool  # noqa: B018
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    from importlib.metadata import version
+
+    assert hookpool.__version__ == version("hookpool")
+
+
+def test_import_registers_the_start_method() -> None:
+    run_python("-c", REGISTERED)
+
+
+REGISTERED = """
+import hookpool, multiprocessing
+assert multiprocessing.get_start_method(allow_none=True) is None
+ctx = multiprocessing.get_context("hookpool")
+assert ctx.get_start_method() == "hookpool"
+assert multiprocessing.get_start_method(allow_none=True) is None
+multiprocessing.set_start_method("hookpool")
+assert multiprocessing.get_context() is ctx
+"""
+
+
+def test_import_loads_only_the_context() -> None:
+    source = (
+        "import sys, hookpool\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('hookpool')))"
+    )
+    assert run_python("-c", source).split() == ["hookpool", "hookpool.context"]
+
+
+def test_import_starts_nothing() -> None:
+    source = """
+import os, threading
+before = set(os.listdir("/proc/self/fd"))
+import hookpool
+assert set(os.listdir("/proc/self/fd")) == before
+assert threading.active_count() == 1
+assert not os.path.exists(f"/proc/self/task/{os.getpid()}/children") or not open(
+    f"/proc/self/task/{os.getpid()}/children").read()
+"""
+    run_python("-c", source)
+
+
+def test_typing_names_and_lazy_names_agree() -> None:
+    """What type checkers see is what `__getattr__` gives; the imports are never run."""
+    source = (
+        "import typing; typing.TYPE_CHECKING = True\n"
+        "import hookpool; print(*sorted(set(hookpool.__all__) - set(vars(hookpool))))"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.stdout.split() == [], done.stderr
