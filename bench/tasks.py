@@ -1,0 +1,49 @@
+"""The importable twins of the lambdas in `bench.cases`, for peers that cannot take a lambda.
+
+Importing this module must cost next to nothing: workers that receive a function by reference
+import it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+
+def echo(x: Any) -> Any:
+    return x
+
+
+def lookup(table: Any, index: int) -> Any:
+    return table[index]
+
+
+def ends(array: Any) -> float:
+    """Touch both ends of an array, so that a lazy arrival is not taken for a free one."""
+    return float(array[0] + array[-1])
+
+
+def ones(count: int) -> Any:
+    import numpy
+
+    return numpy.ones(count)
+
+
+def pid_after_a_while(_: Any) -> int:
+    """Stay long enough that the other workers take the other tasks."""
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def kill_me(_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nothing() -> None:
+    pass
+
+
+def sleep_for(seconds: float) -> None:
+    time.sleep(seconds)
