@@ -1,0 +1,80 @@
+"""What the pages say is so: their code runs, their commands exist, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, run_as
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
+
+#: A fenced Python block, with the comment line before it, if any.
+BLOCK = re.compile(r"(?:<!-- (?P<note>.*?) -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S)
+
+#: `make X`: as inline code, or at the start of a line in a console block.
+COMMAND = re.compile(r"(?:`|^\$ )make ([a-z][a-z-]*)", re.M)
+
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks() -> list[object]:
+    """Every Python block of every page; `<!-- not run: why -->` before one leaves it out."""
+    return [
+        pytest.param(
+            match["code"], id=f"{name_of(page)}:{1 + text[: match.start()].count(chr(10))}"
+        )
+        for page in PAGES
+        for text in [page.read_text()]
+        for match in BLOCK.finditer(text)
+        if not (match["note"] or "").startswith("not run: ")
+    ]
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
+
+
+@pytest.mark.parametrize("code", blocks())
+def test_a_block_of_code_runs_and_prints_what_it_says(code: str):
+    printed = run_as("file", code)
+    if said := re.findall(r"# -> (.*)", code):
+        assert printed.splitlines() == said
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_make_target_named_exists(page: Path):
+    assert set(COMMAND.findall(page.read_text())) <= targets()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_within_the_project_leads_somewhere(page: Path):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    assert [link for link in LINK.findall(text) if not (page.parent / link).exists()] == []
+
+
+def test_every_documented_target_does_something():
+    """`make` lists what has a `##`; each of those is declared phony and has a recipe or needs."""
+    text = (ROOT / "Makefile").read_text()
+    listed = set(re.findall(r"^([a-z][a-z-]*):[^#\n]*## ", text, re.M))
+    phony = set(re.findall(r"\.PHONY: ((?:.*\\\n)*.*)", text)[0].replace("\\\n", " ").split())
+    assert listed <= phony
+    assert phony <= targets()
+
+
+def test_the_readme_opens_with_what_it_is_the_three_uses_and_the_two_commands():
+    opening = (ROOT / "README.md").read_text().partition("\n## ")[0]
+    assert opening.count("```python") == 3
+    assert {"demo", "test"} <= set(COMMAND.findall(opening))
+
+
+def test_every_example_is_named_by_a_page():
+    text = "".join(page.read_text() for page in PAGES)
+    for example in (ROOT / "docs" / "examples").glob("*.py"):
+        assert f"examples/{example.name}" in text
