@@ -602,6 +602,7 @@ class Driver:
         self.broken = story
         for worker in list(self._workers.values()):
             _kill(worker.process)
+            worker.process.join(KILL_AFTER)
             worker.close()
         self._workers.clear()
         for task in list(self._tasks.values()):

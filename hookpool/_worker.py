@@ -177,9 +177,16 @@ class _Worker:
         self._outgoing_bytes = 0
         self._outgoing_since = 0.0
         #: Held while the flusher has nothing to do.
-        self._nothing_waits: threading.Lock | None = None
+        self._nothing_waits = threading.Lock()
+        self._flusher: threading.Thread | None = None
+        self._closing = False
 
     def close(self) -> None:
+        """End the flusher and give up the descriptors."""
+        self._closing = True
+        if self._flusher is not None:
+            self._wake_flusher()
+            self._flusher.join()
         for fd in (self._inn, self._out, self._claims):
             if fd is not None:
                 os.close(fd)
@@ -332,22 +339,22 @@ class _Worker:
             buffers = _wire.after(buffers, sent)
 
     def _wake_flusher(self) -> None:
-        if self._nothing_waits is None:
-            self._nothing_waits = threading.Lock()
-            threading.Thread(target=self._flush_late, name="hookpool-flush", daemon=True).start()
+        if self._flusher is None:
+            self._flusher = threading.Thread(
+                target=self._flush_late, name="hookpool-flush", daemon=True
+            )
+            self._flusher.start()
         elif self._nothing_waits.locked():
             self._nothing_waits.release()
 
     def _flush_late(self) -> None:
-        nothing_waits = self._nothing_waits
-        assert nothing_waits is not None
-        while True:
+        while not self._closing:
             sleep(FLUSH_SECONDS)
             try:
                 self._flush()
             except OSError:
                 return  # the owner is gone; the main thread will find out
-            nothing_waits.acquire()
+            self._nothing_waits.acquire()
 
 
 def _text(error: BaseException) -> str:

@@ -30,7 +30,8 @@ from __future__ import annotations
 import copy
 import pickle
 import signal
-from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback  # type: ignore[attr-defined]
+from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
+from typing import Any
 
 __all__ = [
     "CannotPickle",
@@ -160,7 +161,7 @@ class InternalError(HookPoolError, RuntimeError):
 
 
 #: The standard library's own class, which those who print remote tracebacks know.
-RemoteTraceback = _RemoteTraceback
+RemoteTraceback: Any = _RemoteTraceback
 
 
 def remote_traceback(text: str) -> BaseException:

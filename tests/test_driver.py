@@ -22,9 +22,9 @@ OURS = f"{os.sep}hookpool{os.sep}"
 class InterruptAt:
     """Raise KeyboardInterrupt at the n-th line that this thread runs inside hookpool.
 
-    A `with` statement is traced again on its way out, just before the lock is given back.
-    The interpreter looks for signals after calls and at the start of functions, so that no
-    interrupt can come there, and none is injected there.
+    The interpreter looks for signals after calls, at the start of functions and at the end of
+    loops.  So no interrupt can come on the way out of a `with` statement, which is traced just
+    before the lock is given back, nor at a bare `try:`; none is injected there.
     """
 
     def __init__(self, line):
@@ -43,7 +43,7 @@ class InterruptAt:
         return self._line if OURS in frame.f_code.co_filename else None
 
     def _line(self, frame, event, arg):
-        if event == "line" and not self._is_way_out(frame):
+        if event == "line" and self._can_come(frame):
             self.left -= 1
             if self.left == 0:
                 self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
@@ -51,14 +51,14 @@ class InterruptAt:
                 raise KeyboardInterrupt
         return self._line
 
-    def _is_way_out(self, frame):
-        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if not text.lstrip().startswith("with "):
-            return False
+    def _can_come(self, frame):
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if not text.startswith("with "):
+            return text != "try:"
         place = id(frame), frame.f_lineno
         known = place in self.entered
         self.entered.add(place)
-        return known
+        return not known
 
 
 def still_good(pool):
