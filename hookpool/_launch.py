@@ -70,6 +70,10 @@ def popen(process_obj: BaseProcess, preload: tuple[str, ...] = ()) -> stdlib_pop
     return SpawnedPopen(process_obj)
 
 
+#: Start methods that every child of ours knows.
+_KNOWN_METHODS: Final = frozenset({"fork", "spawn", "forkserver", "hookpool"})
+
+
 # --- what the child is told before it gets its Process -----------------------------------------
 
 
@@ -88,6 +92,10 @@ def _preparation(name: str, forked: bool = False) -> dict[str, object]:
     data = spawn.get_preparation_data(name)
     data.pop("init_main_from_name", None)
     data.pop("init_main_from_path", None)
+    if data.get("start_method") not in _KNOWN_METHODS:
+        # The default here is some library's own, as in the workers of loky: the child would not
+        # start, since nothing there has registered it yet.
+        data.pop("start_method", None)
     # First of all, before anything of ours is imported: a child started with -I, -E or -S, or by
     # a program that changed its path, would not find it.
     path = [entry for entry in data["sys_path"] if isinstance(entry, str)]

@@ -403,3 +403,20 @@ def test_frozen_by_pyinstaller(kind: str, tmp_path: Path) -> None:
     app = tmp_path / "dist" / ("program" if kind == "--onefile" else "program/program")
     done = subprocess.run([app], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "once", "")
+
+
+STRANGER = """
+import multiprocessing
+from multiprocessing import context
+class Stranger(context.SpawnContext):
+    _name = "stranger"
+context._concrete_contexts["stranger"] = Stranger()
+multiprocessing.set_start_method("stranger")
+from hookpool import HookPoolExecutor
+with HookPoolExecutor(1) as pool:
+    print(pool.submit(lambda: 42).result())
+"""
+
+
+def test_a_program_whose_default_method_no_child_knows_can_start_children() -> None:
+    assert run_python("-c", STRANGER).strip() == "42"
