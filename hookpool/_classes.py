@@ -10,70 +10,91 @@ Knows nothing of picklers: it gives reduce tuples.  Any thread may call it.
 from __future__ import annotations
 
 import binascii
-import collections
 import contextlib
 import gc
 import itertools
 import sys
-import threading
 import weakref
-from _abc import _get_dump
+from _abc import _get_dump  # type: ignore[import-not-found]
 from abc import ABCMeta
+from collections.abc import Collection
 from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MemberDescriptorType
-from typing import Any
+from typing import Any, NamedTuple
 
 from hookpool import _rebuild
+from hookpool._code import facts
+from hookpool._importable import is_importable
 
 HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, in Python as a rule
 
 dict_of = type.__dict__["__dict__"].__get__
 _DESCRIPTORS = frozenset({MemberDescriptorType, GetSetDescriptorType})
-_new_tokens = threading.RLock()  # reentrant: a finalizer may run under it and pickle something
-_counts: collections.Counter[str] = collections.Counter()
+_counts: dict[str, itertools.count[int]] = {}
 # What `make_class` is given, what each class has anew, and what copyreg remembers there.
 _NOT_COPIED = frozenset({"__module__", "__dict__", "__weakref__", "_abc_impl", "__slotnames__"})
 
 
-class _Own(_rebuild.Identity):
-    """The identity of a class that was made in this process.
+class _Record(NamedTuple):
+    """What a class was when it was looked at.
 
-    Invariants: `seen` are the ids of the values that the class's attributes had when `version` was
-    current; `kept` holds or watches them, so that an id cannot be used again without `stale`
-    having the name of its attribute.
+    Invariants: `seen` are the ids of the values that the attributes `names` had; `kept` holds or
+    watches these, so that an id cannot be used again without `stale` having the attribute's name.
     """
 
-    __slots__ = ("kept", "seen", "stale")
+    names: tuple[str, ...] = ()
+    seen: tuple[int, ...] = ()
+    kept: tuple[object, ...] = ()
+    stale: Collection[str] = ()
+
+
+class _Own(_rebuild.Identity):
+    """The identity of a class that was made in this process."""
+
+    __slots__ = ("record",)
 
     def __init__(self, token: str, cls: Any) -> None:
         super().__init__(token, cls, is_ours=True)
-        self.seen: list[int] = []
-        self.kept: list[object] = []
-        self.stale: set[str] = set()
+        self.record = _Record()
 
     def look(self, cls: Any) -> None:
-        """Compare the class with what it was, attribute by attribute, and count versions up."""
-        own = dict_of(cls)
-        now = list(map(id, own.values()))
-        if now == self.seen and not self.stale and tuple(own) == self.names:
-            return
-        before = dict(zip(self.names, self.seen, strict=True))
-        changed = [
-            name
-            for name, at in zip(own, now, strict=True)
-            if (before.get(name) != at or name in self.stale) and name not in _NOT_COPIED
-        ]
-        removed = before.keys() - own.keys() - _NOT_COPIED
-        self.stale = set()
-        self.names = tuple(own)
-        self.kept = [_hold(value, name, self.stale) for name, value in own.items()]
-        self.seen = now
-        if self.version == 0:
-            self.version = 1
-        elif changed or removed:
-            self.version += 1
-            # A new dict: the old one may be part of a pickle being written.
-            kept = {name: at for name, at in self.versions.items() if name not in removed}
-            self.versions = kept | dict.fromkeys(changed, self.version)
+        """Compare the class with what it was, attribute by attribute, and count versions up.
+
+        Without a lock, which a signal handler or a fork would find taken.
+        """
+        while True:
+            record, version, versions = self.record, self.version, self.versions
+            own = dict(dict_of(cls))  # in one step: another thread may be changing it
+            names, seen = tuple(own), tuple(map(id, own.values()))
+            if seen == record.seen and names == record.names and not record.stale:
+                return
+            changed, removed = _changes(record, names, seen)
+            stale: set[str] = set()
+            kept = tuple([_hold(value, name, stale) for name, value in own.items()])
+            if version == 0:
+                version = 1
+            elif changed or removed:
+                version += 1
+                # A new dict: the old one may be part of a pickle being written.
+                versions = {name: at for name, at in versions.items() if name not in removed}
+                versions |= dict.fromkeys(changed, version)
+            now = _Record(names, seen, kept, stale)
+            # From this comparison on there is no call, and so no switch to other code.
+            if self.record is record:
+                self.record, self.version, self.versions = now, version, versions
+                return
+
+
+def _changes(
+    before: _Record, names: tuple[str, ...], seen: tuple[int, ...]
+) -> tuple[list[str], set[str]]:
+    """Names of attributes that are new or not what they were, and of those that are gone."""
+    was = dict(zip(before.names, before.seen, strict=True))
+    changed = [
+        name
+        for name, at in zip(names, seen, strict=True)
+        if (was.get(name) != at or name in before.stale) and name not in _NOT_COPIED
+    ]
+    return changed, was.keys() - set(names) - _NOT_COPIED
 
 
 def _hold(value: Any, name: str, stale: set[str]) -> object:
@@ -103,11 +124,8 @@ def identity(cls: Any) -> _rebuild.Identity:
     """The identity of a class, with its version up to date."""
     known = _rebuild.identity_of(cls)
     if known is None:
-        with _new_tokens:
-            known = _rebuild.identity_of(cls)
-            if known is None:
-                known = _Own(new_token(cls.__module__, cls.__qualname__, _outline(cls)), cls)
-                _rebuild.identify(known, cls)
+        mine = _Own(new_token(cls.__module__, cls.__qualname__, _outline(cls)), cls)
+        known = _rebuild.identified(mine, cls)
     if type(known) is _Own:
         known.look(cls)
     return known
@@ -115,26 +133,97 @@ def identity(cls: Any) -> _rebuild.Identity:
 
 def new_token(module: str | None, qualname: str, outline: str = "") -> str:
     """A name for an object that no other object has, and that the next run gives it again."""
-    stem = f"{module}.{qualname}#{binascii.crc32(outline.encode()):08x}"
-    with _new_tokens:
-        _counts[stem] += 1
-        return f"{stem}.{_counts[stem]}{_rebuild.origin()}"
+    data = outline.encode(errors="surrogatepass")
+    stem = f"{module}.{qualname}#{binascii.crc32(data):08x}"
+    count = next(_counts.setdefault(stem, itertools.count(1)))
+    return f"{stem}.{count}{_rebuild.origin()}"
+
+
+# ---------------------------------------------------------------------------------------------
+# What a class is like
+# ---------------------------------------------------------------------------------------------
 
 
 def _outline(cls: Any) -> str:
-    """What tells most classes of one name from each other."""
-    parts = [base.__qualname__ for base in cls.__bases__]
-    for name, value in dict_of(cls).items():
-        parts.append(name)
-        if type(value) is FunctionType:
-            parts.append(value.__code__.co_code.hex())
-    return " ".join(parts)
+    """What tells classes of one name from each other, the same in each run of a program.
+
+    Two programs, or two versions of one, may send classes of one name to the same process.
+    """
+    met: set[int] = {id(cls)}
+    parts = [_described_base(base) for base in cls.__bases__]
+    for name, value in dict(dict_of(cls)).items():
+        if name not in _NOT_COPIED:
+            parts += (name, _described(value, met))
+    return "\n".join(parts)
+
+
+def _described_base(base: Any) -> str:
+    if base.__flags__ & HEAP and not is_importable(base):
+        return identity(base).token
+    return f"{base.__module__}.{base.__qualname__}"
+
+
+def _described(value: Any, met: set[int], depth: int = 0) -> str:
+    """What a value is, if that can be said in short and without asking it; or else of which type.
+
+    `met` are the ids of what is being described, or has been.
+    """
+    kind = type(value)
+    if kind in _SIMPLE:
+        return repr(value)
+    if kind is int:
+        return f"{value:x}"  # decimal digits are limited
+    if kind in (str, bytes):
+        data = value.encode(errors="surrogatepass") if kind is str else value
+        return repr(value) if len(data) <= _LONG else f"{len(data)}:{binascii.crc32(data)}"
+    if depth < _DEEP and len(met) < _LONG and id(value) not in met:
+        met.add(id(value))
+        parts = _parts(value, kind)
+        if parts is not None:
+            found = [_described(one, met, depth + 1) for one in parts]
+            return repr(sorted(found) if kind in (set, frozenset) else found)
+    return str(value.__qualname__ if isinstance(value, type) else kind.__qualname__)
+
+
+_SIMPLE = frozenset({type(None), bool, float, complex})
+# Enough to tell programs apart; more would cost time.
+_LONG = 1000
+_DEEP = 20
+
+
+def _parts(value: Any, kind: Any) -> tuple[Any, ...] | None:
+    """What a value consists of, if it is of a type that can be described so."""
+    if kind in (list, tuple, set, frozenset, dict):
+        items = () if len(value) > _LONG else value.items() if kind is dict else value
+        return (len(value), *items)
+    if kind is FunctionType:
+        return _parts_of_function(value)
+    if kind is property:
+        return value.fget, value.fset, value.fdel
+    if kind in _WRAPPERS:
+        return (value.__func__,)
+    if _is_enum(kind):
+        return value._name_, value._value_
+    return None
+
+
+def _parts_of_function(fn: FunctionType) -> tuple[Any, ...]:
+    if is_importable(fn):
+        return fn.__module__, fn.__qualname__
+    known, space = facts(fn.__code__), fn.__globals__
+    parts = [known.data, fn.__defaults__, fn.__kwdefaults__]
+    parts += [space[name] for name in known.names if name in space]
+    for cell in fn.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty one
+            parts.append(cell.cell_contents)
+    return tuple(parts)
 
 
 def reduce_class(cls: Any) -> tuple[Any, ...]:
     """The reduce tuple of a class by value."""
     known = identity(cls)
-    own = dict_of(cls)
+    version, versions = known.version, known.versions
+    own = dict(dict_of(cls))
     body: dict[str, Any] = {"__module__": own.get("__module__"), "__qualname__": cls.__qualname__}
     attributes = {
         name: value
@@ -151,13 +240,13 @@ def reduce_class(cls: Any) -> tuple[Any, ...]:
             del attributes["__slots__"]  # an iterator that is used up
     if attributes.get("__annotations__"):
         attributes["__annotations__"] = _evaluated(cls, attributes["__annotations__"])
-    arguments = (known.token, type(cls), cls.__name__, cls.__bases__, body)
+    arguments: tuple[Any, ...] = (known.token, type(cls), cls.__name__, cls.__bases__, body)
     extra: dict[str, Any] = {}
     if _is_enum(cls):
         arguments += (_members(cls, attributes, extra),)
     if isinstance(cls, ABCMeta) and (registered := _registered(cls)):
         extra["registered"] = registered
-    state: tuple[Any, ...] = (known.version, attributes, known.versions, extra)
+    state: tuple[Any, ...] = (version, attributes, versions, extra)
     if type(own.get("__hash__")) is FunctionType:
         if slots is None:
             body |= dict.fromkeys(attributes) | body
@@ -265,6 +354,6 @@ def slot_values(cls: Any, obj: Any) -> dict[str, Any]:
         name: value.__get__(obj, cls)
         for kind in cls.__mro__
         if kind.__flags__ & HEAP and "__slots__" in dict_of(kind)
-        for name, value in dict_of(kind).items()
+        for name, value in dict(dict_of(kind)).items()
         if type(value) is MemberDescriptorType and hasattr(obj, name)
     }

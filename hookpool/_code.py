@@ -48,28 +48,40 @@ _HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, from 3.13
 
 
 class Facts:
-    """What one code object, with the code nested in it, says about itself."""
+    """What one code object, with the code nested in it, says about itself.
 
-    __slots__ = ("__weakref__", "_submodules", "data", "doc", "name", "names", "parts", "qualname")
+    No code object is kept: the facts would keep alive what they are to be forgotten with.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_submodules",
+        "_words",
+        "data",
+        "doc",
+        "is_relative",
+        "name",
+        "names",
+        "qualname",
+    )
 
     def __init__(self, code: CodeType) -> None:
         self.data = marshalled(code)  # None: some constant cannot be marshalled
         self.name, self.qualname = code.co_name, code.co_qualname
         self.doc = _docstring(code)  # what a function made of this code has
-        self.parts = list(_nested(code))
+        parts = list(_nested(code))
         # Order of first use: the order in which the values are pickled.
-        self.names = tuple(dict.fromkeys(name for one in self.parts for name in _globals(one)))
+        self.names = tuple(dict.fromkeys(name for one in parts for name in _globals(one)))
+        # Whether it may import relatively to the package of its module.
+        self.is_relative = any(_IMPORT_NAME in one.co_code[::2] for one in parts)
+        self._words = _words(parts)
         self._submodules: dict[str, tuple[str, ...]] = {}
-
-    def is_relative(self) -> bool:
-        """Whether it may import relatively to the package of its module."""
-        return any(_IMPORT_NAME in one.co_code[::2] for one in self.parts)
 
     def submodules(self, module: str) -> list[str]:
         """Imported submodules of a module that this code may reach through attributes."""
         candidates = self._submodules.get(module)
         if candidates is None:
-            candidates = tuple(f"{module}.{word}" for word in _words(self.parts))
+            candidates = tuple(f"{module}.{word}" for word in self._words)
             self._submodules[module] = candidates
         modules = sys.modules
         found = [name for name in candidates if name in modules]
@@ -91,8 +103,9 @@ def facts(code: CodeType) -> Facts:
     ident = id(code)
     known = Facts(code)
     forget = _facts.pop  # bound now: at exit, modules lose their names before code objects die
-    _facts[ident] = weakref.ref(code, lambda _: forget(ident, None)), known  # type: ignore[misc]
-    return known
+    entry = weakref.ref(code, lambda _: forget(ident, None)), known
+    # The first thread's: a pickle in which the facts changed half-way would not be reproducible.
+    return _facts.setdefault(ident, entry)[1]
 
 
 def marshalled(code: CodeType) -> bytes | None:

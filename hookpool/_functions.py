@@ -84,7 +84,7 @@ def _has_code_only(fn: FunctionType, known: Facts) -> bool:
         or fn.__qualname__ != known.qualname
         or fn.__kwdefaults__ is not None
         or fn.__module__ != fn.__globals__.get("__name__")
-        or (_HAS_TYPE_PARAMS and fn.__type_params__)
+        or (_HAS_TYPE_PARAMS and fn.__type_params__)  # type: ignore[attr-defined]
     )
 
 
@@ -149,7 +149,7 @@ def _home(pickler: Any, fn: FunctionType, known: Facts) -> Any:
     # it in what follows.
     pickler.met[id(space)] = fn
     package = space.get("__package__")
-    return (name, package) if package and known.is_relative() else name
+    return (name, package) if package and known.is_relative else name
 
 
 def _family(
@@ -217,7 +217,13 @@ class _State:
 
     def values(self) -> tuple[Any, ...]:
         """The arguments of `_rebuild.fill`."""
-        values = (self.captured, self.cells, self.attributes, self.submodules, self.stamps)
+        values: tuple[Any, ...] = (
+            self.captured,
+            self.cells,
+            self.attributes,
+            self.submodules,
+            self.stamps,
+        )
         while values and values[-1] is None:
             values = values[:-1]
         return values

@@ -26,7 +26,11 @@ from typing import Any
 
 from hookpool import _classes, _rebuild
 from hookpool import _rebuild_objects as there
-from hookpool._importable import is_importable, is_module_importable
+from hookpool._importable import (
+    is_importable,
+    is_module_importable,
+    list_registry_pickle_by_value,
+)
 
 Reduced = Any  # a reduce tuple, or NotImplemented
 Plan = Callable[[Any, Any], Reduced]
@@ -39,6 +43,9 @@ BETTER = frozenset(
         types.MethodDescriptorType,
         types.WrapperDescriptorType,
         functools.partial,
+        type({}.keys()),
+        type({}.values()),
+        type({}.items()),
     }
 )
 
@@ -66,6 +73,7 @@ def explicit_home(pickler: Any, space: dict[str, Any], *, is_shared: bool) -> Ho
     """What stands for globals other than those of ``__main__``."""
     home = Home(space, is_shared=is_shared and pickler.shares_namespaces)
     pickler.met[id(space)] = home
+    pickler.met.pop(_PLACES, None)  # it may have sentinels, too
     return home
 
 
@@ -117,7 +125,7 @@ def _lookup(cls: type, name: str, wrapper: type | None) -> Any:
     for kind in cls.__mro__:
         found = _classes.dict_of(kind).get(name)
         if found is not None:
-            return found.__func__ if type(found) is wrapper else found
+            return found.__func__ if type(found) is wrapper else found  # type: ignore[attr-defined]
     return None
 
 
@@ -140,7 +148,7 @@ def _reduce_descriptor(_: Any, descriptor: Any) -> Reduced:
     return there.class_attribute, (descriptor.__objclass__, descriptor.__name__)
 
 
-def _reduce_super(_: Any, proxy: super) -> Reduced:
+def _reduce_super(_: Any, proxy: Any) -> Reduced:
     if proxy.__self__ is None:
         return super, (proxy.__thisclass__,)
     return super, (proxy.__thisclass__, proxy.__self__)
@@ -222,6 +230,35 @@ _SENTINELS = frozenset(
 _sentinels: dict[int, tuple[str, str]] = {}  # by id: a module holds them for good
 
 
+def _reduce_bare_object(pickler: Any, obj: object) -> Reduced:
+    """``MISSING = object()`` is what its module calls by that name, wherever it is met."""
+    places = pickler.met.get(_PLACES)
+    if places is None:
+        places = pickler.met[_PLACES] = _bare_objects(pickler.met)
+    place = places.get(id(obj))
+    return NotImplemented if place is None else (there.sentinel, place[1])
+
+
+def _bare_objects(met: dict[int, Any]) -> dict[int, tuple[object, tuple[str, str]]]:
+    """Bare objects with their modules and names, by id, as the owner's modules have them now."""
+    places = {id(one): (one, place) for place, one in list(there.sentinels.items())}
+    if not _rebuild.in_worker():  # a worker's own globals have no owner
+        names = ("__main__", *sorted(list_registry_pickle_by_value()))
+        modules = {name: sys.modules.get(name) for name in names}
+        spaces = {name: vars(module) for name, module in modules.items() if module is not None}
+        for home in list(met.values()):
+            if type(home) is Home and type(name := home.space.get("__name__")) is str:
+                spaces.setdefault(name, home.space)
+        for where, space in spaces.items():
+            for name, value in space.copy().items():
+                if type(value) is object:
+                    places.setdefault(id(value), (value, (where, name)))
+    return places
+
+
+_PLACES = -1  # no object has this id
+
+
 def _reduce_member(_: Any, obj: Any) -> Reduced:
     if is_importable(type(obj)) or not _classes.is_member(obj):
         return NotImplemented
@@ -248,8 +285,8 @@ def _reduce_type_variable(_: Any, variable: Any) -> Reduced:
     known = _rebuild.identity_of(variable)
     if known is None:
         token = _classes.new_token(module, name)
-        known = _rebuild.Identity(token, variable, is_ours=True)
-        _rebuild.identify(known, variable)
+        mine = _rebuild.Identity(token, variable, is_ours=True)
+        known = _rebuild.identified(mine, variable)
     arguments = {}
     for key, (attribute, normal) in _VARIABLE_ARGUMENTS.items():
         value = getattr(variable, attribute, normal)
@@ -364,14 +401,22 @@ def _reduce_weak_dict(_: Any, weak: Any) -> Reduced:
 def _reduce_lock(pickler: Any, lock: Any) -> Reduced:
     """A copy of an object gets a copy of its lock, as a module imported again did."""
     kind = type(lock)
-    if _is_bare(lock, pickler):
-        raise TypeError(
-            f"cannot pickle a bare '{kind.__module__}.{kind.__name__}' object: what would be "
-            "locked in another process is a copy; use a lock of multiprocessing"
-        )
+    _refuse_bare(pickler, lock)
     if _is_held(lock):
         raise TypeError(f"cannot pickle a '{kind.__module__}.{kind.__name__}' object that is held")
     return there.lock, ("Lock" if kind is type(threading.Lock()) else "RLock",)
+
+
+def _reduce_made_of_locks(pickler: Any, primitive: Any) -> Reduced:
+    _refuse_bare(pickler, primitive)
+    return NotImplemented
+
+
+def _refuse_bare(pickler: Any, primitive: Any) -> None:
+    # What can be done instead is added to the message where the path to the culprit is.
+    if _is_bare(primitive, pickler):
+        kind = type(primitive)
+        raise TypeError(f"cannot pickle a bare '{kind.__module__}.{kind.__name__}' object")
 
 
 def _is_held(lock: Any) -> bool:
@@ -397,8 +442,14 @@ def _is_bare(obj: object, pickler: Any) -> bool:
         if kind not in (dict, list, tuple) or id(one) in met:
             continue
         met.add(id(one))
-        found += one.values() if kind is dict else one  # type: ignore[attr-defined, misc]
+        found += one.values() if kind is dict else one
     return False
+
+
+def _reduce_future(_: Any, future: Any) -> Reduced:
+    if not future.done():
+        raise TypeError("cannot pickle a Future that is not done: nobody would complete the copy")
+    return NotImplemented
 
 
 def _reduce_thread_local(pickler: Any, local: Any) -> Reduced:
@@ -466,7 +517,7 @@ def without_handing_over() -> Iterator[None]:
     if popen is None:
         yield
         return
-    mp_context.set_spawning_popen(_NoChild())
+    mp_context.set_spawning_popen(_NoChild())  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -491,7 +542,7 @@ def _reduce_exception(pickler: Any, error: BaseException) -> Reduced:
     make, args, *rest = reduced
     slots = _classes.slot_values(cls, error)
     if cls.__reduce__ is base.__reduce__ and make is cls:
-        made = (there.exception, (cls, base, args))
+        made: tuple[Any, ...] = (there.exception, (cls, base, args))
     else:
         made = (there.exception_via, (make, args, (cls, base, error.args)))
     own = rest[0] if rest else None
@@ -511,7 +562,19 @@ def _carried(pickler: Any, error: BaseException | None) -> BaseException | None:
     """An exception of a chain, or what can be told of it: an error must not be lost for that."""
     if error is None or id(error) in pickler.met:
         return error
-    met = {id(error): error}
+    # Of the outermost dump and all trials inside it: each exception is tried once, also where
+    # causes are nested in causes through attributes or groups.  One under trial passes.
+    verdicts = pickler.met.setdefault(_VERDICTS, {})
+    known = verdicts.get(id(error))
+    if known is None:
+        verdicts[id(error)] = error, True
+        known = verdicts[id(error)] = error, _is_carried(pickler, error, verdicts)
+    return error if known[1] else there.LostException(f"{type(error).__name__}: {error}")
+
+
+def _is_carried(pickler: Any, error: BaseException, verdicts: dict[int, Any]) -> bool:
+    """Whether a chain can be pickled, found out by trying; its links are then noted as met."""
+    met: dict[int, Any] = {id(error): error}
     found = [error]
     while found:
         one = found.pop()
@@ -519,10 +582,13 @@ def _carried(pickler: Any, error: BaseException | None) -> BaseException | None:
             if other is not None and id(other) not in met:
                 met[id(other)] = other
                 found.append(other)
-    if pickler.can_carry(error, met.keys()):
-        pickler.met.update(met)
-        return error
-    return there.LostException(f"{type(error).__name__}: {error}")
+    if not pickler.can_carry(error, met | {_VERDICTS: verdicts}):
+        return False
+    pickler.met.update(met)
+    return True
+
+
+_VERDICTS = -2  # no object has this id
 
 
 # ---------------------------------------------------------------------------------------------
@@ -532,6 +598,7 @@ def _carried(pickler: Any, error: BaseException | None) -> BaseException | None:
 _ordered: Any = collections.OrderedDict()
 
 PLANS: dict[type, Plan] = {
+    object: _reduce_bare_object,
     ModuleType: _reduce_module,
     MethodType: _reduce_method,
     type(functools.lru_cache(len)): _reduce_lru_cache,
@@ -553,6 +620,11 @@ PLANS: dict[type, Plan] = {
     weakref.WeakValueDictionary: _reduce_weak_dict,
     type(threading.Lock()): _reduce_lock,
     type(threading.RLock()): _reduce_lock,
+    threading.Condition: _reduce_made_of_locks,
+    threading.Event: _reduce_made_of_locks,
+    threading.Semaphore: _reduce_made_of_locks,
+    threading.BoundedSemaphore: _reduce_made_of_locks,
+    threading.Barrier: _reduce_made_of_locks,
     contextvars.ContextVar: _reduce_context_variable,
     io.TextIOWrapper: _reduce_text_file,
     typing.TypeVar: _reduce_type_variable,
@@ -586,6 +658,9 @@ def plan_for(kind: type) -> Plan | None:
     enum = sys.modules.get("enum")
     if enum is not None and issubclass(type(kind), enum.EnumMeta):
         return _reduce_member
+    futures = sys.modules.get("concurrent.futures._base")
+    if futures is not None and issubclass(kind, futures.Future):
+        return _reduce_future
     if kind.__module__ == "dataclasses" and kind.__name__ in _SENTINELS:
         return _reduce_sentinel
     if kind.__module__ == "numpy" and kind.__name__ == "ufunc":

@@ -18,7 +18,7 @@ import os
 import pickle
 import sys
 import weakref
-from _abc import _abc_init
+from _abc import _abc_init  # type: ignore[import-not-found]
 from abc import ABCMeta
 from collections.abc import Callable, Iterable
 from types import CellType, CodeType, FunctionType, ModuleType
@@ -138,7 +138,7 @@ def _globals_of(home: Any, *, shared: bool) -> dict[str, Any]:
     if kind is FunctionType:
         return home.__globals__  # type: ignore[no-any-return]
     if kind is ModuleType:
-        return home.__dict__
+        return home.__dict__  # type: ignore[no-any-return]
     make = shared_namespace if shared else namespace
     return (make(home) if kind is str else make(*home)).__dict__
 
@@ -373,8 +373,14 @@ def identify(known: Identity, obj: Any) -> Any:
         if winner is not None:
             return winner
         _by_token[token] = known
-    _by_object[ident] = known
+    by_object.setdefault(ident, known)
     return obj
+
+
+def identified(known: Identity, obj: Any) -> Identity:
+    """The identity that an object has from now on: this one, unless it has got one meanwhile."""
+    identify(known, obj)
+    return _by_object.get(id(obj), known)
 
 
 def known_class(token: str, number: int = 0) -> Any:

@@ -1,7 +1,8 @@
 """The receiving side for odd objects: what the plans of `_objects` name in a pickle.
 
 Everything is called by the unpickler, in the thread that loads, and depends on nothing but its
-arguments; type and context variables alone are remembered, to be one object per process.
+arguments; sentinels, type and context variables alone are remembered, to be one object per
+process.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from hookpool._rebuild import Identity, identify, object_of
+from hookpool._rebuild import Identity, identify, in_worker, object_of
 
 
 def lru_cache(fn: Any, maxsize: int | None, typed: bool) -> Any:
@@ -126,7 +127,7 @@ def text(contents: str, position: int, name: str) -> Any:
 
     made = io.StringIO(contents)
     made.seek(position)
-    made.name = name  # type: ignore[attr-defined]
+    made.name = name
     return made
 
 
@@ -195,6 +196,18 @@ class LostException(Exception):
 def module_attribute(name: str, attribute: str) -> Any:
     """What an importable module holds under a name: a sentinel, known by its identity."""
     return getattr(importlib.import_module(name), attribute)
+
+
+sentinels: dict[tuple[str, str], object] = {}
+
+
+def sentinel(module: str, name: str) -> object:
+    """The bare object that the owner's module has under this name, one object per process."""
+    if not in_worker():
+        own = getattr(sys.modules.get(module), name, None)
+        if type(own) is object:
+            return own
+    return sentinels.setdefault((module, name), object())
 
 
 def ufunc(fn: Any, inputs: int, outputs: int, options: dict[str, Any]) -> Any:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import _pickle
 import copyreg
 import pickle
+import re
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from multiprocessing.reduction import ForkingPickler
 from types import CellType, CodeType, FunctionType, ModuleType
@@ -93,7 +94,7 @@ class _Hook:
                     return NotImplemented
             except TypeError:  # a metaclass makes the class unhashable
                 pass
-            if type(obj) is FunctionType:
+            if type(obj) is FunctionType and pickler.table is None:
                 return NotImplemented if obj in _ours else reduce_function(pickler, obj)
             return _reducer_override(pickler, obj)
 
@@ -104,7 +105,7 @@ def _reducer_override(pickler: HookPickler, obj: Any, /) -> Any:
     kind = type(obj)
     # No registration comes before these two: so it is in Python's own pickler.
     if kind is FunctionType:
-        return NotImplemented if obj in _ours else reduce_function(pickler, obj)
+        return _reduce_function(pickler, obj)
     if kind is type:
         return _reduce_class(pickler, obj)
     try:
@@ -222,11 +223,11 @@ class HookPickler(_CPickler):
         """The reduce value of a class by value."""
         return _classes.reduce_class(cls)
 
-    def can_carry(self, obj: Any, trusted: Iterable[int]) -> bool:
-        """Whether an object can be pickled; `trusted` are ids of what is part of it anyway."""
+    def can_carry(self, obj: Any, met: dict[int, Any]) -> bool:
+        """Whether an object can be pickled; `met` is what the plans are to know beforehand."""
         pickler = _OncePickler(BytesIO(), _HIGHEST)
         pickler.start()
-        pickler.met = dict.fromkeys(trusted, True)
+        pickler.met = met.copy()
         try:
             pickler.run(obj)
         except Exception:  # noqa: BLE001 - whatever a user's __reduce__ raises
@@ -235,6 +236,10 @@ class HookPickler(_CPickler):
 
 
 Pickler = HookPickler
+
+
+class CannotPickleNow(pickle.PicklingError, RuntimeError):
+    """A lock or queue of multiprocessing, which travels only while a child is being started."""
 
 
 class _OncePickler(HookPickler):
@@ -300,11 +305,15 @@ def dump(
 
 def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None) -> None:
     """Let a pickler write an object; errors give the path to the culprit from one of `parts`."""
-    if len(_multiprocessing_table) != _plans.registered:
+    if _multiprocessing_table != _plans.registered:
         _plans.renew()
     try:
         pickler.run(obj)
     except _EXPLAINED as error:
+        _raise_explained(error, parts or {"object": obj})
+    except RuntimeError as error:
+        if not _ONLY_WHILE_STARTING(str(error)):
+            raise
         _raise_explained(error, parts or {"object": obj})
 
 
@@ -312,13 +321,17 @@ def _raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
     # Imported late: every worker would pay for what most never need.
     from hookpool import _culprit, errors
 
-    if isinstance(error, errors.CannotPickle):
+    if isinstance(error, (errors.CannotPickle, CannotPickleNow)):
         raise error  # from a dump inside this one, which has explained it
     story = _culprit.explain_parts(parts, error, _probe)
+    if not isinstance(error, _EXPLAINED):
+        raise CannotPickleNow(story) from error
     raise errors.cannot_pickle(story, error) from error
 
 
 _EXPLAINED = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
+# What multiprocessing says of its locks and queues; there is no class of error for it.
+_ONLY_WHILE_STARTING = re.compile("objects should only be shared between processes").search
 
 
 def _probe(obj: Any) -> None:
@@ -429,6 +442,15 @@ def _stamp(value: Any) -> bytes:
 # ---------------------------------------------------------------------------------------------
 
 
+def _reduce_function(pickler: HookPickler, fn: FunctionType) -> Any:
+    if fn in _ours:
+        return NotImplemented
+    # The C pickler does not ask the table for functions; where it would fail, the entry is meant.
+    if pickler.table is not None and FunctionType in pickler.table and not is_importable(fn):
+        return pickler.table[FunctionType](fn)
+    return reduce_function(pickler, fn)
+
+
 def _reduce_class(pickler: HookPickler, cls: Any) -> Any:
     if is_importable(cls):
         return NotImplemented
@@ -447,6 +469,9 @@ _unranked = _objects.UNRANKED | {_reduce_registered}
 _OWN: dict[type, Plan] = {CellType: reduce_cell, CodeType: reduce_code, **_objects.PLANS}
 
 
+_MULTIPROCESSING = frozenset({"multiprocessing.reduction", "multiprocessing.managers"})
+
+
 class _Plans:
     """How objects of each type are reduced, remembered by the id of the type.
 
@@ -462,12 +487,12 @@ class _Plans:
         table = dict(_multiprocessing_table)
         known: dict[int, Plan | None] = {id(kind): plan for kind, plan in _OWN.items()}
         for kind, reduce in table.items():
-            # multiprocessing's own reducers of methods and partials lose more than ours.
-            if not (kind in _objects.BETTER and reduce.__module__ == "multiprocessing.reduction"):
+            # multiprocessing's own reducers of methods, partials and views lose more than ours.
+            if kind not in _objects.BETTER or reduce.__module__ not in _MULTIPROCESSING:
                 known[id(kind)] = _reduce_registered
         self.known = known
         self._watched: dict[int, Any] = {}
-        self.registered = len(table)
+        self.registered = table
         _plain.clear()
 
     def learn(self, kind: type) -> Plan | None:

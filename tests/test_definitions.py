@@ -20,6 +20,7 @@ model: Any = None
 cache: dict[str, int] = {}
 factor = 1
 counts = itertools.count()
+MISSING = object()
 
 
 @pytest.fixture(autouse=True)
@@ -351,3 +352,25 @@ def test_a_forgotten_definition_can_be_sent_again(pool: Pool) -> None:
     pool.known[0].clear()
 
     assert pool.perform(definition, packet) == (None, 1)
+
+
+def default_is_missing(one: Any = MISSING) -> bool:
+    return one is MISSING
+
+
+def other_default_is_missing(one: Any = MISSING) -> bool:
+    return one is MISSING
+
+
+def missing(one: Any = MISSING) -> Any:
+    return one
+
+
+def test_a_sentinel_is_one_object_in_a_worker_and_comes_back_as_itself(pool: Pool) -> None:
+    assert pool.run(missing) is MISSING
+    assert pool.run(default_is_missing) is True
+    assert pool.run(other_default_is_missing) is True
+    assert pool.run(default_is_missing) is True
+    assert pool.run(lambda: (default_is_missing(), other_default_is_missing())) == (True, True)
+    assert pool.run(default_is_missing, MISSING) is True
+    assert pool.run(default_is_missing, object()) is False

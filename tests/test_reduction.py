@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import copyreg
 import functools
+import gc
 import io
+import multiprocessing
 import pickle
 import subprocess
 import sys
 import textwrap
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -312,6 +316,31 @@ def test_a_dispatch_table_is_honoured_on_the_class_and_on_the_instance() -> None
         assert loads(file.getvalue()) == ("table", "property")
 
 
+def test_a_dispatch_table_is_asked_for_functions_without_a_name_to_be_found_by() -> None:
+    file = io.BytesIO()
+    pickler = HookPickler(file)
+    pickler.dispatch_table = {types.FunctionType: lambda fn: (textwrap.dedent, (fn.__name__,))}
+    pickler.dump([lambda: 1, textwrap.indent])
+    assert loads(file.getvalue()) == ["<lambda>", textwrap.indent]
+
+
+def test_a_reducer_registered_again_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Registered:
+        pass
+
+    try:
+        dumps(Registered())
+        for answer in ("first", "second"):
+            ForkingPickler.register(Registered, lambda _, answer=answer: (str, (answer,)))
+            assert loads(dumps(Registered())) == answer
+        monkeypatch.setitem(
+            ForkingPickler._extra_reducers, functools.partial, lambda _: (str, ("mine",))
+        )
+        assert loads(dumps(functools.partial(print))) == "mine"
+    finally:
+        del ForkingPickler._extra_reducers[Registered]
+
+
 def test_an_overridden_hook_can_call_ours() -> None:
     class Mine(HookPickler):
         def reducer_override(self, obj: Any) -> Any:
@@ -408,10 +437,55 @@ def test_a_copy_gets_a_copy_of_its_lock(elsewhere: Elsewhere) -> None:
     assert elsewhere.call(use_lock) is True
 
 
+PRIMITIVES = [
+    threading.Lock,
+    threading.RLock,
+    threading.Condition,
+    threading.Event,
+    threading.Semaphore,
+    threading.BoundedSemaphore,
+    functools.partial(threading.Barrier, 2),
+]
+
+
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x], lambda x: ((1, {"k": x}), {})])
-def test_a_bare_lock_is_refused(wrap: Any) -> None:
-    with pytest.raises(pickle.PicklingError, match="multiprocessing"):
-        dumps(wrap(threading.Lock()))
+@pytest.mark.parametrize("make", PRIMITIVES)
+def test_a_bare_lock_is_refused_and_the_cure_said_once(make: Any, wrap: Any) -> None:
+    with pytest.raises(pickle.PicklingError) as caught:
+        dumps(wrap(make()))
+    assert str(caught.value).count("multiprocessing") == 1
+
+
+@pytest.mark.parametrize("make", PRIMITIVES)
+def test_a_captured_lock_is_made_anew(make: Any, elsewhere: Elsewhere) -> None:
+    one = make()
+    assert elsewhere.call(lambda: type(one).__name__) == type(one).__name__
+    assert elsewhere.call(lambda it=one: type(it).__name__) == type(one).__name__
+
+
+def test_a_lock_of_multiprocessing_is_refused_unless_a_child_is_being_started() -> None:
+    for one in (multiprocessing.Lock(), multiprocessing.Event()):
+        with pytest.raises(pickle.PicklingError, match=r"object\[0\]\.lock.*initargs") as caught:
+            dumps([types.SimpleNamespace(lock=one)])
+        assert isinstance(caught.value, RuntimeError)
+
+
+def test_other_runtime_errors_of_users_pass_as_they_are() -> None:
+    class Refusing:
+        def __reduce__(self) -> Any:
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match=r"^mine$") as caught:
+        dumps(Refusing())
+    assert type(caught.value) is RuntimeError
+
+
+def test_a_future_travels_only_when_it_is_done() -> None:
+    future: concurrent.futures.Future[int] = concurrent.futures.Future()
+    with pytest.raises(pickle.PicklingError, match="not done"):
+        dumps(types.SimpleNamespace(it=future))
+    future.set_result(3)
+    assert loads(dumps([future]))[0].result() == 3
 
 
 def test_a_held_lock_is_refused() -> None:
@@ -518,3 +592,27 @@ def test_a_module_under_another_name_is_importable_if_its_parent_puts_it_there(
     for obj in (collections.abc.Mapping, os.path.join):
         assert loads(dumps(obj)) is obj
         assert b"code" not in dumps(obj)
+
+
+MISSING = object()
+
+
+def test_a_sentinel_is_one_object_within_a_load_and_its_owners_own(elsewhere: Elsewhere) -> None:
+    def probe(one: Any = MISSING) -> bool:
+        return one is MISSING
+
+    assert elsewhere.call(probe) is True
+    assert loads(dumps([MISSING]))[0] is MISSING
+    plain = object()
+    assert loads(dumps(plain)) is not plain
+
+
+def test_what_is_known_of_a_code_object_goes_with_it() -> None:
+    space: dict[str, Any] = {}
+    exec("def f():\n    def g(): return [x for x in y]\n    return g", space)
+    gone = weakref.ref(space["f"].__code__)
+    dumps(space["f"])
+    dumps(space["f"]())
+    space.clear()
+    gc.collect()
+    assert gone() is None

@@ -9,9 +9,14 @@ import dataclasses
 import decimal
 import enum
 import functools
+import importlib
 import io
+import itertools
+import pickle
+import subprocess
 import sys
 import textwrap
+import threading
 import types
 import typing
 import weakref
@@ -22,7 +27,7 @@ import pytest
 
 from hookpool import reduction
 from hookpool.reduction import dumps, loads
-from tests.elsewhere import Elsewhere
+from tests.elsewhere import ROOT, Elsewhere
 
 HERE = sys.modules[__name__]
 
@@ -341,6 +346,29 @@ def test_a_chain_that_cannot_travel_does_not_take_the_exception_along() -> None:
     assert "OSError: inner" in str(made.__cause__)
 
 
+def test_causes_nested_in_causes_are_tried_once_each() -> None:
+    error: BaseException = ValueError("innermost")
+    for number in range(60):  # tried again at each level, these would take for ever
+        inner = KeyError(number)
+        inner.held = error  # type: ignore[attr-defined]
+        error = ExceptionGroup(str(number), [RuntimeError(number)])
+        error.__cause__ = inner
+    depth = 0
+    arrived = loads(dumps(error))
+    while (cause := arrived.__cause__) is not None:
+        arrived, depth = cause.held, depth + 1
+    assert depth == 60
+    assert str(arrived) == "innermost"
+
+
+def test_an_exception_that_contains_itself_is_a_clean_error() -> None:
+    first, second = LookupError("first"), LookupError("second")
+    first.__cause__, second.__context__ = second, first
+    first.args = (first,)
+    with pytest.raises(pickle.PicklingError, match="recursion"):
+        dumps(first)
+
+
 def test_groups_of_exceptions_travel(elsewhere: Elsewhere) -> None:
     group = elsewhere.call(lambda: ExceptionGroup("both", [Odd(needed=1), ValueError(2)]))
 
@@ -417,6 +445,12 @@ def test_single_objects_travel(obj: Any) -> None:
     assert made == obj or made is obj
 
 
+def test_views_of_dicts_stay_what_they_are_when_managers_are_used() -> None:
+    importlib.import_module("multiprocessing.managers")  # registers reducers that make lists
+    for view in ({1: 2}.keys(), {1: 2}.values(), {1: 2}.items()):
+        assert type(loads(dumps(view))) is type(view)
+
+
 def test_methods_are_found_on_the_receivers_class() -> None:
     one = Derived()
 
@@ -458,3 +492,124 @@ def test_new_type_syntax_travels(elsewhere: Elsewhere) -> None:
     exec(textwrap.dedent(source), vars(module))
 
     stays_the_same(elsewhere, module.probe)
+
+
+def class_of_a_program(source: str) -> bytes:
+    """The pickle of the class ``One`` of a program that is another process."""
+    program = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n" + textwrap.dedent(source)
+    program += "\nfrom hookpool import dumps\nsys.stdout.buffer.write(dumps(One))\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class One:\n    def what(self): return {!r}",
+        "class One:\n    value = {!r}\n    def what(self): return self.value",
+        "value = {!r}\nclass One:\n    def what(self): return value",
+        "def helper(): return {!r}\nclass One:\n    def what(self): return helper()",
+        "class Base:\n    def what(self): return {!r}\nclass One(Base): pass",
+        "import enum\nclass One(enum.Enum):\n    A = {!r}\n"
+        "    @classmethod\n    def what(cls): return cls.A.value\nOne.__call__ = 1",
+    ],
+)
+def test_classes_of_two_programs_are_not_taken_for_each_other(source: str) -> None:
+    first, second = (loads(class_of_a_program(source.format(value))) for value in ("a", "b"))
+
+    def answer(cls: Any) -> Any:
+        return cls.what() if isinstance(cls, enum.EnumMeta) else cls().what()
+
+    assert (answer(first), answer(second)) == ("a", "b")
+
+
+def test_what_a_class_refers_to_may_be_large_deep_or_refer_back() -> None:
+    class Odd:
+        numbers = tuple(range(10**5))
+        text = "long" * 10**5
+        huge = 10**5000
+        nested: typing.ClassVar[list[Any]] = []
+
+        def again(self) -> Any:
+            return self.__class__, again
+
+    again = Odd.again
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    Odd.nested += [Odd.nested, Odd, deep, "\udc80"]
+    assert loads(dumps(Odd)) is Odd
+
+
+def test_threads_that_pickle_a_class_for_the_first_time_agree() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(30):
+            made = type("Made", (), {f"f{n}": lambda self: 1 for n in range(20)})
+            gate = threading.Barrier(4)
+            found: list[bytes] = []
+
+            def pickle_it(made: Any = made, gate: Any = gate, found: Any = found) -> None:
+                gate.wait()
+                found.append(dumps(made))
+
+            threads = [threading.Thread(target=pickle_it) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(found) == 4
+            assert len(set(found)) == 1
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_class_can_be_pickled_while_a_thread_edits_it() -> None:
+    class Edited:
+        pass
+
+    ended = threading.Event()
+
+    def edit() -> None:
+        for number in itertools.count():
+            if ended.is_set():
+                return
+            setattr(Edited, f"a{number % 50}", number)
+            if number % 7 == 0:
+                delattr(Edited, f"a{number % 50}")
+
+    thread = threading.Thread(target=edit)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(300):
+            dumps(Edited)
+    finally:
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(before)
+
+
+def test_a_signal_handler_may_pickle_the_class_that_is_being_pickled() -> None:
+    # A handler runs between two calls; a profile function, too, but at a point of our choice.
+    nth = itertools.count(1)
+    is_reached = True
+    while is_reached:
+        made: Any = type("Made", (), {f"f{n}": lambda self: 1 for n in range(3)})
+        point, events, found = next(nth), itertools.count(), []
+
+        def handler(*_: object, made=made, point=point, events=events, found=found) -> None:
+            if next(events) == point:
+                sys.setprofile(None)
+                found.append(dumps(made))
+
+        sys.setprofile(handler)
+        try:
+            found.append(dumps(made))
+        finally:
+            sys.setprofile(None)
+        is_reached = len(found) == 2
+        assert set(found) == {dumps(made)}
+    assert point > 50
