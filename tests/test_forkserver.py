@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hookpool import _launch
-from tests.helpers import run_python
+from tests.helpers import run_python, wait_until
 from tests.launching import (
     Process,
     ended,
@@ -197,11 +197,11 @@ def test_stop_ends_the_server(fresh_server: None) -> None:
 def test_a_stopped_server_stays_for_the_exit_code_of_its_last_child(
     fresh_server: None, sleeper: Process
 ) -> None:
-    pid = _launch.server_pid()
     _launch.stop()
+    server = _launch._lingering[-1]
     os.kill(sleeper.pid, signal.SIGTERM)
     assert ended(sleeper) == -signal.SIGTERM
-    assert os.waitpid(pid, 0) == (pid, 0)
+    wait_until(lambda: server.popen.poll() == 0)
 
 
 @pytest.mark.parametrize("end", ["sys.exit()", "os._exit(0)", "os.kill(os.getpid(), 9)"])
