@@ -196,8 +196,6 @@ class Driver:
         self._start_error: BaseException | None = None
         self._poller: Poller | None = None
         self._alarm: tuple[int, int] | None = None
-        #: Whether a byte is in the alarm pipe already.
-        self._alarmed = False
         #: The driver's thread; None until the first task.
         self.thread: threading.Thread | None = None
         self._opening = threading.Lock()
@@ -570,8 +568,8 @@ class Driver:
     def _wake(self) -> None:
         """Make the driver's thread look around; safe anywhere, also in finalizers."""
         alarm = self._alarm
-        if alarm is not None and not self._alarmed:
-            self._alarmed = True
+        if alarm is not None:
+            # No note that it rings already: an interrupt between the two would silence it.
             with contextlib.suppress(OSError):
                 os.write(alarm[1], b"\0")
 
@@ -614,7 +612,6 @@ class Driver:
         assert self._poller is not None
         for worker, fd, writable in self._poller.wait(self._patience()):
             if worker is None:
-                self._alarmed = False
                 with contextlib.suppress(BlockingIOError):
                     os.read(fd, 512)
             elif worker.number not in self._workers:

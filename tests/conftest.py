@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -23,6 +24,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.processes import describe_process
+
+# A shell makes what it runs in the background deaf to Ctrl-C, and so all that this starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("fast", max_examples=50, deadline=None)
 settings.register_profile(

@@ -187,6 +187,7 @@ def test_an_idle_pool_uses_no_cpu():
     with HookPoolExecutor(2) as pool:
         list(pool.map(abs, range(100)))
         driver = pool._driver
+        threading.Event().wait(0.05)  # timers of the last tasks run out
         waits = []
         original = driver._wait
         driver._wait = lambda: (waits.append(1), original())
@@ -202,6 +203,8 @@ def test_cycles_of_pools_leave_nothing():
 
     with HookPoolExecutor(1) as pool:
         pool.submit(abs, 1).result()
+    del pool
+    gc.collect()
     before = descriptors(), threading.active_count()
     for _ in range(20):
         with HookPoolExecutor(2) as pool:
@@ -209,4 +212,4 @@ def test_cycles_of_pools_leave_nothing():
         del pool
 
     gc.collect()
-    wait_until(lambda: (descriptors(), threading.active_count()) == before, 10)
+    wait_until(lambda: descriptors() <= before[0] and threading.active_count() <= before[1], 10)
