@@ -14,8 +14,10 @@ candidates() {
         command -v "$name"
     done
     if [ "${1:-}" = --all ] && command -v pyenv >/dev/null; then
-        root=$(pyenv root)
-        pyenv versions --bare | sed "s|^\(.*\)|$root/versions/\1/bin/python|"
+        # Its versions, also where HOME is not the one that it was installed in.
+        for root in "$(pyenv root)" "$(dirname "$(dirname "$(command -v pyenv)")")"; do
+            ls -d "$root"/versions/*/bin/python 2>/dev/null
+        done
     fi
 }
 
