@@ -396,11 +396,12 @@ class Driver:
         with self._started:
             if self.thread is not threading.current_thread():
                 self._started.wait_for(lambda: not self._unstarted or self._ended(), START_WAIT)
-            return {
-                worker.process.pid: worker.process
-                for worker in self._workers.values()
-                if worker.process.pid is not None and not worker.retired
-            }
+            workers = list(self._workers.values())
+        return {
+            worker.process.pid: worker.process
+            for worker in workers
+            if worker.process.pid is not None and not worker.retired
+        }
 
     # -- transitions ------------------------------------------------------------------------
 
@@ -698,12 +699,14 @@ class Driver:
 
     def _results(self, worker: Worker, rows: list[ResultRow], now: float) -> None:
         # The worker gets its next tasks before the user's code (unpickling, callbacks) runs.
+        # (No comprehension under the lock: an interrupt in one that Python 3.12 has inlined was
+        # seen to leave the `with` statement without giving the lock back.)
+        numbers = [row.task for row in rows]
+        micros = tuple([row.micros for row in rows])
         with self._lock, self._transition:
-            pop = self._tasks.pop
-            arrived = [(pop(row.task, None), row) for row in rows]
-            micros = tuple([row.micros for row in rows])
+            tasks = list(map(self._tasks.pop, numbers, itertools.repeat(None)))
             self._tell(_events.Finished(worker.number, micros, now))
-        self._arrived.extend(arrived)
+        self._arrived.extend(zip(tasks, rows, strict=True))
 
     def _settle(self) -> None:
         """Give the results that have arrived to their sinks."""
