@@ -38,6 +38,7 @@ from multiprocessing import util
 from typing import TYPE_CHECKING
 
 from hookpool import _events, _scheduler, _wire, _worker, errors
+from hookpool._alarm import Alarm
 from hookpool._channel import CLAIMS, Channel
 from hookpool._events import Why
 from hookpool._poller import CAN_MUTE, Poller
@@ -118,6 +119,9 @@ class _Exit:
         self.exitcode = exitcode
 
 
+_UNKNOWN = _Exit(None, None)
+
+
 class _Transition:
     """Around what must not be left half-done: an exception that comes through breaks the pool.
 
@@ -195,7 +199,7 @@ class Driver:
         #: Why a process could not be started, or what its initializer raised, the last time.
         self._start_error: BaseException | None = None
         self._poller: Poller | None = None
-        self._alarm: tuple[int, int] | None = None
+        self._alarm: Alarm | None = None
         #: The driver's thread; None until the first task.
         self.thread: threading.Thread | None = None
         self._opening = threading.Lock()
@@ -241,6 +245,9 @@ class Driver:
         self._after_transition()
 
     def _submit_late(self, tasks: Sequence[Task]) -> int:
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
         numbers = [next(self._late) for _ in tasks]
         self._tasks.update(zip(numbers, tasks, strict=True))
         self.tell(_events.Submitted(numbers[0], numbers[-1] + 1, tasks[0].group, time.monotonic()))
@@ -255,11 +262,12 @@ class Driver:
             if number in self._tasks:
                 chores = self._handle(_events.CancelAsked(number, time.monotonic()))
                 for chore in chores:
-                    if isinstance(chore, _events.Cancel) and chore.span.start == number:
+                    if isinstance(chore, _events.Cancel) and number in chore.span.tasks():
                         cancelled = True
-                        del self._tasks[number]
-                    else:
-                        self._chores.append(chore)
+                        self._tasks.pop(number, None)
+                        if len(chore.span.tasks()) == 1:
+                            continue
+                    self._chores.append(chore)
         self._after_transition()
         return cancelled
 
@@ -311,14 +319,15 @@ class Driver:
         )
         with worker.reading:
             poller, fd = self._poller, worker.channel.inn
-            if poller is None or self._workers.get(worker.number) is not worker:
-                return
+            if poller is None or worker.channel.ended:
+                return  # the worker ended meanwhile, and its descriptors may be closed
             try:
                 poller.mute(fd)
                 self._read_for(number, worker, until)
                 poller.unmute(fd)
             except BaseException:
                 poller.unmute(fd)
+                self._wake()  # for what has arrived and was not settled
                 raise
 
     def _read_for(self, number: int, worker: Worker, until: float) -> None:
@@ -361,6 +370,8 @@ class Driver:
     def shut_down(self, cancel: bool) -> None:
         """Take no more tasks; with `cancel`, those not started do not run."""
         self._refuse_reentrance()
+        if self.forked:
+            return  # it is the parent's to shut down
         with self._lock, self._transition:
             self.closed = True
             self._tell(_events.ShutdownAsked(cancel, time.monotonic()))
@@ -369,6 +380,8 @@ class Driver:
     def terminate(self, kill: Callable[[BaseProcess], None]) -> None:
         """End all workers at once, by `kill`; whatever is unfinished fails."""
         self._refuse_reentrance()
+        if self.forked:
+            return  # it is the parent's to terminate
         with self._lock, self._transition:
             self.closed = True
             self._kill = kill
@@ -393,8 +406,9 @@ class Driver:
 
         Waits for those being started: in the standard library they are there when submit returns.
         """
+        waits = not self._is_inside() and self.thread is not threading.current_thread()
         with self._started:
-            if self.thread is not threading.current_thread():
+            if waits:
                 self._started.wait_for(lambda: not self._unstarted or self._ended(), START_WAIT)
             workers = list(self._workers.values())
         return {
@@ -525,10 +539,8 @@ class Driver:
             if self.thread is not None:
                 return
             self._poller = Poller()
-            self._alarm = os.pipe()
-            for fd in self._alarm:
-                os.set_blocking(fd, False)
-            self._poller.watch(self._alarm[0], None)
+            self._alarm = Alarm()
+            self._poller.watch(self._alarm.fd, None)
             _living.add(self)
             _register_exit()
             if self._scheduler.config.all_at_once:
@@ -543,10 +555,7 @@ class Driver:
         _living.discard(self)
         with self._opening, self._lock:
             assert self._poller is not None
-            assert self._alarm is not None
             self._poller.close()
-            for fd in self._alarm:
-                os.close(fd)
             self._alarm = None
 
     def after_fork(self) -> None:
@@ -554,25 +563,22 @@ class Driver:
         self.forked = True
         # Held by a thread that does not exist here.
         self._lock = threading.RLock()
+        self._started = threading.Condition(self._lock)
         self._opening = threading.Lock()
         for worker in list(self._workers.values()):
             for fd in worker.fds():
                 with contextlib.suppress(OSError):
                     os.close(fd)
         self._workers.clear()
-        if self._poller is not None and self._alarm is not None:
+        if self._poller is not None:
             self._poller.close()
-            for fd in self._alarm:
-                os.close(fd)
-            self._alarm = None
+        self._alarm = None
 
     def _wake(self) -> None:
         """Make the driver's thread look around; safe anywhere, also in finalizers."""
         alarm = self._alarm
         if alarm is not None:
-            # No note that it rings already: an interrupt between the two would silence it.
-            with contextlib.suppress(OSError):
-                os.write(alarm[1], b"\0")
+            alarm.ring()
 
     # -- the driver's thread ----------------------------------------------------------------
 
@@ -611,10 +617,10 @@ class Driver:
     def _wait(self) -> None:
         """Sleep until something happens, and tell the scheduler what it was."""
         assert self._poller is not None
+        assert self._alarm is not None
         for worker, fd, writable in self._poller.wait(self._patience()):
             if worker is None:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(fd, 512)
+                self._alarm.quiet()
             elif worker.number not in self._workers:
                 pass  # it ended a moment ago, in this very loop
             elif fd == worker.death:
@@ -698,15 +704,16 @@ class Driver:
             self._tell(event)
 
     def _results(self, worker: Worker, rows: list[ResultRow], now: float) -> None:
-        # The worker gets its next tasks before the user's code (unpickling, callbacks) runs.
-        # (No comprehension under the lock: an interrupt in one that Python 3.12 has inlined was
-        # seen to leave the `with` statement without giving the lock back.)
+        # No comprehension under the lock: an interrupt injected into one that Python 3.12 has
+        # inlined left the `with` statement without giving the lock back.
         numbers = [row.task for row in rows]
         micros = tuple([row.micros for row in rows])
         with self._lock, self._transition:
-            tasks = list(map(self._tasks.pop, numbers, itertools.repeat(None)))
+            # From one table to the other in one call, or an interrupt in between would lose them.
+            tasks = map(self._tasks.pop, numbers, itertools.repeat(None))
+            self._arrived.extend(zip(tasks, rows, strict=True))
+            # The worker gets its next tasks before the user's code (unpickling, callbacks) runs.
             self._tell(_events.Finished(worker.number, micros, now))
-        self._arrived.extend(zip(tasks, rows, strict=True))
 
     def _settle(self) -> None:
         """Give the results that have arrived to their sinks."""
@@ -737,7 +744,7 @@ class Driver:
                 case _events.Launch(number):
                     self._launch(number)
                 case _events.Fail(span, _, why) as chore:
-                    self._fail(span, self._exits.get(chore.worker), why)
+                    self._fail(span, self._exits.get(chore.worker, _UNKNOWN), why)
                 case _events.Cancel(span):
                     for number in range(span.start, span.stop):
                         task = self._pop(number)
@@ -750,10 +757,10 @@ class Driver:
         with self._lock:
             return self._tasks.pop(number, None)
 
-    def _fail(self, span: _events.Span, exit: _Exit | None, why: Why) -> None:
+    def _fail(self, span: _events.Span, exit: _Exit, why: Why) -> None:
         for number in range(span.start, span.stop):
             task = self._pop(number)
-            if task is not None and exit is not None:
+            if task is not None:
                 running = why is Why.DIED
                 task.sink.set_exception(
                     errors.worker_died(str(task), exit.pid, exit.exitcode, running=running)
@@ -810,6 +817,7 @@ class Driver:
             while not worker.channel.ended and self._read(worker):
                 pass
             self._read(worker)
+            worker.channel.ended = True  # also where a child of the worker holds its pipes open
         worker.process.join()
         self._poller.forget(worker.death)
         self._poller.forget(worker.channel.inn)
@@ -839,8 +847,8 @@ class Driver:
             task.sink.set_exception(errors.again(error))
 
     def _why_broken(self, chore: _events.Break) -> BaseException:
-        exit = self._exits.get(chore.worker)
-        pid, exitcode = (exit.pid, exit.exitcode) if exit else (None, None)
+        exit = self._exits.get(chore.worker, _UNKNOWN)
+        pid, exitcode = exit.pid, exit.exitcode
         match chore.why:
             case Why.INITIALIZER:
                 return errors.initializer_failed(self._start_error)

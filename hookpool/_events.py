@@ -16,6 +16,10 @@ class Span(NamedTuple):
     stop: int
     group: int
 
+    def tasks(self) -> range:
+        """The numbers of the tasks."""
+        return range(self.start, self.stop)
+
 
 class Why(Enum):
     """Why the pool broke, or why a task failed."""

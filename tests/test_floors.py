@@ -25,7 +25,7 @@ FLOORS = [
     ["_objects"],
     ["_classes", "_rebuild_objects", "_wire"],
     ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit"],  # 0
-    ["_events", "_lifeline", "_poller", "_rebound", "_cpus"],
+    ["_alarm", "_events", "_lifeline", "_poller", "_rebound", "_cpus"],
 ]
 FLOOR = {name: len(FLOORS) - 1 - n for n, names in enumerate(FLOORS) for name in names}
 

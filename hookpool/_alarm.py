@@ -1,0 +1,37 @@
+"""A bell that any thread, signal handler or finalizer can ring and one thread waits for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+
+class Alarm:
+    """A pipe; closed when nobody refers to it any more.
+
+    Not before: whoever rings holds a reference, so that the byte cannot go to another file that
+    has been given the number of a closed descriptor.
+    """
+
+    __slots__ = ("_write", "fd")
+
+    def __init__(self) -> None:
+        #: Readable once somebody has rung.
+        self.fd, self._write = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._write, False)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+        os.close(self._write)
+
+    def ring(self) -> None:
+        """Make `fd` readable; takes no lock, waits for nothing."""
+        # No note that it rings already: an interrupt between the two would silence it.
+        with contextlib.suppress(BlockingIOError):  # full: it rings all right
+            os.write(self._write, b"\0")
+
+    def quiet(self) -> None:
+        """Take note of all rings so far."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 4096)
