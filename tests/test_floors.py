@@ -24,8 +24,8 @@ FLOORS = [
     ["_functions"],
     ["_objects"],
     ["_classes", "_rebuild_objects", "_wire"],
-    ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit"],  # 0
-    ["_alarm", "_events", "_lifeline", "_poller", "_rebound", "_cpus"],
+    ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_blocks"],  # 0
+    ["_alarm", "_events", "_lifeline", "_poller", "_rebound", "_cpus", "_memory"],
 ]
 FLOOR = {name: len(FLOORS) - 1 - n for n, names in enumerate(FLOORS) for name in names}
 
@@ -39,7 +39,11 @@ BUILDING_BLOCKS = {
     "itertools",
     "typing",
 }
-PURE = {"_scheduler": BUILDING_BLOCKS, "_events": BUILDING_BLOCKS}
+PURE = {
+    "_scheduler": BUILDING_BLOCKS,
+    "_events": BUILDING_BLOCKS,
+    "_blocks": BUILDING_BLOCKS | {"contextlib"},
+}
 
 #: What these modules integrate with; nothing else from outside the standard library, anywhere.
 FOREIGN = {"joblib": {"joblib"}, "dask": {"dask", "distributed"}, "progress": {"tqdm"}}

@@ -1,0 +1,484 @@
+"""Shared memory for large buffers: lending, borrowing, giving back, and what may go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import random
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hookpool import _buffers
+from hookpool._buffers import THRESHOLD, Borrowed, Exchange, Lender, socket_pair
+
+pytestmark = pytest.mark.skipif(not _buffers.CAN_LEND, reason="there is no memfd here")
+
+SIZE = 1 << 20
+
+
+class Pair:
+    """Two exchanges in one process: each end maps the other's memory, as if it were another's."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.lender = Lender(limit)
+        ours, theirs = socket_pair()
+        self.a = Exchange(ours, self.lender)
+        self.b = Exchange(theirs, Lender())
+
+    def carry(self, obj: Any, *, shared: bool = False) -> Borrowed:
+        return self.b.borrow(self.a.lend(parcel(self.lender, obj, shared=shared)))
+
+    def settle(self) -> None:
+        """Have each side hear what the other has to say."""
+        self.a.heard(self.b.news())
+        self.b.heard(self.a.news())
+
+    def close(self) -> None:
+        for exchange in (self.a, self.b):
+            exchange.close()
+            exchange.lender.close()
+
+
+def parcel(lender: Lender, obj: Any, *, shared: bool = False) -> Any:
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(obj, 5, buffer_callback=buffers.append)
+    return lender.parcel((data,), buffers, shared=shared)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.close()
+
+
+class Data:
+    """Something with a large buffer, which is `memoryview` when it arrives."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return Data, (pickle.PickleBuffer(self.raw),)
+
+
+def data(fill: int, size: int = SIZE) -> Data:
+    return Data(bytearray(bytes([fill]) * size))
+
+
+def is_all(raw: Any, fill: int) -> bool:
+    return bytes(raw) == bytes([fill]) * len(raw)
+
+
+def fds() -> set[int]:
+    return set(map(int, os.listdir("/proc/self/fd")))
+
+
+def test_what_arrives_is_equal_and_writable(pair: Pair):
+    arrived = pair.carry([data(1), data(2, 3 * SIZE + 17)]).loads()
+    assert is_all(arrived[0].raw, 1)
+    assert is_all(arrived[1].raw, 2)
+    assert len(arrived[1].raw) == 3 * SIZE + 17
+    arrived[0].raw[0] = 7
+    assert arrived[0].raw[0] == 7
+
+
+def test_the_sender_keeps_its_own(pair: Pair):
+    original = data(1)
+    arrived = pair.carry(original).loads()
+    arrived.raw[:] = bytes(SIZE)
+    assert is_all(original.raw, 1)
+    original.raw[:] = bytes([9]) * SIZE
+    assert is_all(arrived.raw, 0)
+
+
+def test_a_large_pickle_travels_as_a_buffer(pair: Pair):
+    rows = {str(n): n for n in range(20000)}
+    row = pair.a.lend(parcel(pair.lender, rows))
+    assert len(row) < 100
+    assert pair.b.borrow(row).loads() == rows
+    assert pair.b.news()
+
+
+def test_memory_is_used_again_once_the_last_view_is_gone(pair: Pair):
+    arrived = pair.carry(data(1)).loads()
+    held = pair.lender.held
+    piece = arrived.raw[10:20].cast("B")[2:5]
+    del arrived
+    pair.settle()
+    for n in range(50):  # whatever is lent now does not touch the slice
+        pair.carry(data(2 + n)).loads()
+        pair.settle()
+    assert bytes(piece) == b"\1\1\1"
+    assert pair.lender.held == held
+    del piece
+    pair.settle()
+    kept = [pair.carry(data(3)).loads() for _ in range(8)]
+    pair.settle()
+    assert pair.lender.held == held
+    assert all(is_all(one.raw, 3) for one in kept)
+
+
+def test_an_array_keeps_its_memory(pair: Pair):
+    numpy = pytest.importorskip("numpy")
+    arrived = pair.carry(numpy.arange(1 << 17)).loads()
+    corner = arrived.reshape(1 << 7, 1 << 10)[::2, 5:7].T
+    expected = corner.copy()
+    del arrived
+    for n in range(20):
+        pair.carry(data(n)).loads()
+        pair.settle()
+    assert (corner == expected).all()
+
+
+def test_what_is_not_loaded_is_given_back(pair: Pair):
+    borrowed = pair.carry([data(1), data(2)])
+    assert not pair.b.news()
+    del borrowed
+    pair.settle()
+    pair.lender.trim()
+    assert pair.lender.held == 0
+
+
+def test_a_parcel_taken_back_is_lent_again(pair: Pair):
+    """It was sent, but its borrower never looked at it; another one gets the same blocks."""
+    package = parcel(pair.lender, data(5))
+    pair.a.lend(package)
+    held = pair.lender.held
+    row = pair.a.lend(package)
+    assert pair.lender.held == held
+    arrived = pair.b.borrow(row).loads()
+    del package
+    gc.collect()
+    assert is_all(pair.carry(data(6)).loads().raw, 6)
+    assert is_all(arrived.raw, 5)
+    del arrived
+    pair.settle()
+    pair.lender.trim()
+    assert pair.lender.held == 0
+
+
+def test_a_parcel_taken_back_and_dropped_frees_its_blocks(pair: Pair):
+    package = parcel(pair.lender, data(5))
+    pair.a.lend(package)
+    package.retake()
+    del package
+    pair.lender.trim()
+    assert pair.lender.held == 0
+
+
+def test_several_holders_do_not_see_each_others_writes(pair: Pair):
+    package = parcel(pair.lender, data(4), shared=True)
+    first = pair.b.borrow(pair.a.lend(package)).loads()
+    package.lent = None
+    second = pair.b.borrow(pair.a.lend(package)).loads()
+    first.raw[:] = bytes(SIZE)
+    second.raw[0] = 9
+    assert is_all(first.raw, 0)
+    assert is_all(second.raw[1:], 4)
+    assert is_all(pair.b.borrow(package.inline()).loads().raw, 4)
+
+
+def test_over_the_limit_the_row_carries_the_data():
+    pair = Pair(limit=3 * SIZE)
+    kept = [pair.carry(data(n)).loads() for n in range(10)]
+    assert 0 < pair.lender.held <= 3 * SIZE
+    assert all(is_all(one.raw, n) for n, one in enumerate(kept))
+    for one in kept:
+        one.raw[5] = 77  # writable, too
+    pair.close()
+
+
+def test_threads_stay_below_the_limit_together():
+    pair = Pair(limit=20 * SIZE)
+    most = 0
+
+    def work() -> None:
+        nonlocal most
+        kept = []
+        for n in range(30):
+            kept.append(parcel(pair.lender, data(n)))
+            most = max(most, pair.lender.held)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Between its making and the second look, each thread may have one arena too many.
+    assert most <= 20 * SIZE + 4 * 8 * SIZE
+    gc.collect()
+    assert pair.lender.held <= 20 * SIZE
+    pair.close()
+
+
+def test_memory_nobody_can_use_any_more_goes_back(pair: Pair):
+    """The borrower unmaps an arena when it hears that the arena is gone; not before."""
+    before = fds()
+    arrived = pair.carry(data(1, 64 * SIZE)).loads()
+    pair.lender.trim()
+    pair.settle()
+    assert is_all(arrived.raw[:100], 1)
+    assert "hookpool" in maps()
+    del arrived
+    pair.settle()
+    pair.lender.trim()
+    pair.settle()
+    assert pair.lender.held == 0
+    assert "hookpool" not in maps()
+    assert fds() == before
+
+
+@contextlib.contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def maps() -> str:
+    with open("/proc/self/maps") as file:
+        return file.read()
+
+
+def test_a_view_outlives_both_ends():
+    pair = Pair()
+    arrived = pair.carry(data(3)).loads()
+    pair.close()
+    pair.lender.close()
+    del pair
+    gc.collect()
+    assert is_all(arrived.raw, 3)
+    arrived.raw[0] = 1
+    del arrived
+    assert "hookpool" not in maps()
+
+
+def test_a_view_that_outlives_both_ends_is_copied_by_a_fork():
+    pair = Pair()
+    arrived = pair.carry(data(3)).loads()
+    arrived.raw[0] = 4
+    pair.close()
+    status(forked(lambda: arrived.raw.__setitem__(slice(None), bytes(SIZE))))
+    assert arrived.raw[0] == 4
+    assert is_all(arrived.raw[1:], 3)
+
+
+def test_what_a_dead_borrower_had_is_never_written_again():
+    pair = Pair()
+    arrived = pair.carry(data(1)).loads()  # stands for what a child of the dead one still has
+    pair.a.close()
+    other = Pair()
+    other.lender, lender = pair.lender, other.lender
+    other.a.lender = pair.lender
+    for n in range(20):
+        other.carry(data(50 + n)).loads()
+        other.settle()
+    assert is_all(arrived.raw, 1)
+    del arrived, lender
+    pair.b.close()
+    pair.lender.trim()
+    other.settle()
+    other.close()
+
+
+def test_the_memory_cannot_be_made_smaller_and_is_the_users_alone(pair: Pair):
+    arrived = pair.carry(data(1)).loads()
+    [arena] = pair.b._arenas.values()
+    with pytest.raises(PermissionError):
+        os.ftruncate(arena.fd, 0)
+    assert os.fstat(arena.fd).st_mode & 0o777 == 0o600
+    assert not os.get_inheritable(arena.fd)
+    assert os.fstat(arena.fd).st_blocks * 512 >= arena.size  # reserved, all of it
+    del arrived
+
+
+def test_descriptors_grow_with_arenas_not_with_arrays(pair: Pair):
+    before = len(fds())
+    kept = [pair.carry(data(n % 256, THRESHOLD)).loads() for n in range(2000)]
+    assert len(fds()) - before < 100  # four for each arena here, where both ends are
+    assert all(is_all(one.raw, n % 256) for n, one in enumerate(kept))
+
+
+def test_without_descriptors_the_pipe_takes_it(pair: Pair):
+    with no_more_descriptors():
+        row = pair.a.lend(parcel(pair.lender, data(8)))
+    assert len(row) > SIZE
+    assert is_all(pair.b.borrow(row).loads().raw, 8)
+
+
+def test_a_socket_that_takes_no_more_is_no_error(pair: Pair):
+    pair.b._socket.close()
+    row = pair.a.lend(parcel(pair.lender, data(8)))
+    assert len(row) > SIZE
+
+
+def test_a_receiver_without_descriptors_says_so_and_gives_everything_back(pair: Pair):
+    row = pair.a.lend(parcel(pair.lender, [data(8), data(9)]))
+    with no_more_descriptors(), pytest.raises(OSError, match="ulimit"):
+        pair.b.borrow(row)
+    pair.settle()
+    pair.lender.trim()
+    assert pair.lender.held == 0
+
+
+# -- forks --------------------------------------------------------------------------------------
+
+
+def forked(task: Any) -> int:
+    """Run the task in a forked child; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if task() else 1)
+        finally:
+            os._exit(2)
+    return pid
+
+
+def status(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_parent_and_child_of_a_fork_have_copies(pair: Pair, shared: bool):
+    arrived = pair.carry(data(1), shared=shared).loads()
+    arrived.raw[0] = 50
+    their_turn, our_turn = os.pipe(), os.pipe()
+
+    def child() -> bool:
+        os.read(their_turn[0], 1)  # the parent has written, and reused what it could
+        ok = arrived.raw[0] == 50 and is_all(arrived.raw[1:], 1)
+        arrived.raw[:] = bytes([77]) * SIZE
+        os.write(our_turn[1], b"x")
+        return ok
+
+    pid = forked(child)
+    arrived.raw[:] = bytes([2]) * SIZE
+    os.write(their_turn[1], b"x")
+    os.read(our_turn[0], 1)
+    assert is_all(arrived.raw, 2)
+    assert status(pid) == 0
+    for fd in (*their_turn, *our_turn):
+        os.close(fd)
+
+
+def test_a_child_sees_no_reuse(pair: Pair):
+    """The parent of the fork gives back what its child still looks at."""
+    arrived = pair.carry(data(1)).loads()
+    go = os.pipe()
+    pid = forked(lambda kept=arrived: os.read(go[0], 1) and is_all(kept.raw, 1))
+    del arrived
+    pair.settle()
+    for n in range(20):
+        pair.carry(data(100 + n)).loads()
+        pair.settle()
+    os.write(go[1], b"x")
+    assert status(pid) == 0
+    for fd in go:
+        os.close(fd)
+
+
+def test_after_a_fork_warm_memory_is_used_again(pair: Pair):
+    arrived = pair.carry(data(1)).loads()
+    assert status(forked(lambda: True)) == 0
+    del arrived
+    pair.settle()
+    for _ in range(5):
+        pair.carry(data(2)).loads()
+        pair.settle()
+    assert pair.lender.held == 8 * SIZE
+
+
+def test_a_child_lends_nothing(pair: Pair):
+    arrived = pair.carry(data(1)).loads()
+    assert status(forked(lambda: len(pair.a.lend(parcel(pair.lender, data(2)))) > SIZE)) == 0
+    assert is_all(arrived.raw, 1)
+
+
+def test_a_killed_lender_leaves_what_it_lent():
+    """And the memory goes when the borrower drops it: it has no name."""
+    ours, theirs = socket_pair()
+    rows, writes = os.pipe()
+
+    def lend_and_die() -> None:
+        lender = Lender()
+        os.write(writes, Exchange(theirs, lender).lend(parcel(lender, data(6))))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = forked(lend_and_die)
+    os.close(theirs)
+    exchange = Exchange(ours, Lender())
+    row = os.read(rows, 10000)
+    assert status(pid) == -signal.SIGKILL
+    arrived = exchange.borrow(row).loads()
+    assert is_all(arrived.raw, 6)
+    exchange.close()
+    assert is_all(arrived.raw, 6)
+    del arrived
+    assert "hookpool" not in maps()
+    os.close(rows)
+    os.close(writes)
+
+
+# -- all at once --------------------------------------------------------------------------------
+
+
+def test_nothing_that_is_kept_ever_changes():
+    """Threads borrow, keep, slice, drop, and taint at random; each looks at all it has."""
+    pair = Pair(limit=64 * SIZE)
+    lock = threading.Lock()
+    wrong: list[object] = []
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        kept: list[tuple[Any, int]] = []
+        for n in range(300):
+            fill = (seed * 97 + n) % 251
+            size = rng.choice([THRESHOLD, THRESHOLD + 1, SIZE // 3, SIZE])
+            package = parcel(pair.lender, data(fill, size), shared=rng.random() < 0.2)
+            with lock:
+                row = pair.a.lend(package)
+                borrowed = pair.b.borrow(row)
+            del package
+            raw = borrowed.loads().raw
+            if rng.random() < 0.5:
+                raw[:] = bytes([fill]) * size
+            if rng.random() < 0.3:
+                raw = raw[size // 2 :]
+            kept.append((raw, fill))
+            del raw, borrowed
+            if len(kept) > 12:
+                kept.pop(rng.randrange(len(kept)))
+            raw, fill = rng.choice(kept)
+            if not is_all(raw, fill):
+                wrong.append((seed, n))
+            del raw
+            if rng.random() < 0.4:
+                with lock:
+                    pair.settle()
+        wrong.extend((seed, "end") for raw, fill in kept if not is_all(raw, fill))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    pair.settle()
+    assert not pair.a._lent
+    pair.lender.trim()
+    assert pair.lender.held == 0
+    pair.close()
