@@ -82,11 +82,26 @@ class Channel:
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Queue the buffers, and write as much as the kernel takes now."""
-        if not self.deaf:
-            waiting = bool(self._outbox)
+        if self.deaf:
+            return
+        if self._outbox:
             self._outbox += buffers
-            if not waiting:
-                self.flush()
+            return
+        self._outbox += buffers
+        self.flush()
+
+    def send_small(self, data: bytes) -> None:
+        """As `send`, for one short buffer: the commonest message by the shortest way."""
+        if not self._outbox and not self.deaf:
+            try:
+                sent = os.write(self.out, data)
+            except OSError:
+                pass  # for `flush` to find out
+            else:
+                if sent == len(data):
+                    return
+                data = data[sent:]
+        self.send((data,))
 
     def flush(self) -> None:
         """Write as much as the kernel takes now."""

@@ -1,13 +1,14 @@
 """The impure heart of the pool: it owns the workers, the wait loop and the clock.
 
 The driver feeds what happens to the scheduler and carries out what that decides.  It decides
-nothing itself and knows no futures: each task has a *sink* that takes its outcome.
+nothing itself and knows no futures: the entries of its table of tasks take their outcomes.
 
 Threads and the lock
 --------------------
 Any thread may call the public methods.  One lock is around the scheduler, the table of tasks and
 the writing ends of the channels.  Under it there is no blocking call, no user code, no logging and
-no pickling: scheduler, table, non-blocking writes, reads of the claims.  What else a decision asks
+no pickling but of plain values (see `_plain`): scheduler, table, non-blocking writes, reads of the
+claims.  What else a decision asks
 for (starting processes, failing futures, which runs callbacks) is a *chore*: it is put on a list
 and done by the driver's thread after the lock is released.
 
@@ -29,20 +30,21 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import select
+import pickle
 import threading
-import time
 import weakref
 from collections import deque
 from multiprocessing import util
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from hookpool import _events, _scheduler, _wire, _worker, errors
 from hookpool._alarm import Alarm
 from hookpool._channel import CLAIMS, Channel
+from hookpool._crew import Worker
 from hookpool._events import Why
 from hookpool._poller import CAN_MUTE, Poller
-from hookpool._task import rebuilt, resolve, resolve_here
+from hookpool._task import Block, Rows, Values, describe, rebuilt
 from hookpool._wire import Kind
 
 if TYPE_CHECKING:
@@ -50,9 +52,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
-    from hookpool._definitions import Definition, Ledger
-    from hookpool._task import Task
-    from hookpool._wire import ResultRow
+    from hookpool._definitions import Ledger
+    from hookpool._task import Arrival, Task, Work
 
 # How long a thread that waits for a result reads in place of the driver's thread, in seconds.
 # Longer saves the detour, some 50 us, for longer tasks, where it does not matter; shorter bounds
@@ -66,49 +67,6 @@ KILL_AFTER = 2.0
 START_WAIT = 10.0
 
 
-class Worker:
-    """The owner's side of one worker."""
-
-    __slots__ = (
-        "channel",
-        "death",
-        "definitions",
-        "number",
-        "pidfd",
-        "process",
-        "reading",
-        "retired",
-        "unfit",
-    )
-
-    def __init__(self, number: int, process: BaseProcess, channel: Channel) -> None:
-        self.number = number
-        self.process = process
-        self.channel = channel
-        #: Readable once the process has ended. A pidfd where there is one: the sentinel is a pipe,
-        #: and a child that a task forked would keep it open beyond the worker's death.
-        self.pidfd = _open_pidfd(process.pid)
-        self.death = process.sentinel if self.pidfd is None else self.pidfd
-        #: The numbers of the definitions it has been sent.
-        self.definitions: set[int] = set()
-        #: Held by the thread that reads its channel.
-        self.reading = threading.Lock()
-        #: Whether it was told to exit.
-        self.retired = False
-        #: Whether its initializer raised.
-        self.unfit = False
-
-    def fds(self) -> list[int]:
-        """The descriptors that a forked child of the owner must close."""
-        return self.channel.fds() + ([] if self.pidfd is None else [self.pidfd])
-
-    def close(self) -> None:
-        """Give up all descriptors."""
-        self.channel.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-
-
 class _Exit:
     """How a worker ended, for the errors of the tasks it had."""
 
@@ -120,6 +78,7 @@ class _Exit:
 
 
 _UNKNOWN = _Exit(None, None)
+_Send = _events.Send
 
 
 class _Transition:
@@ -160,11 +119,12 @@ class Driver:
         self._lock = threading.RLock()
         self._transition = _Transition(self)
         #: Unfinished tasks by number.
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, Work] = {}
         #: The number of the next task.
         self._next = 0
-        #: Numbers for tasks of those who may not take the lock: far from all others.
-        self._late = itertools.count(1 << 62)
+        #: Numbers for tasks of those who may not take the lock: far from all others, and from
+        #: each other, since each is the first of a block.
+        self._late = itertools.count(1 << 62, 1 << 20)
         #: Living workers by number.
         self._workers: dict[int, Worker] = {}
         #: Workers that the driver's thread has yet to start.
@@ -174,10 +134,14 @@ class Driver:
         self._unwanted: set[int] = set()
         #: Decisions for the driver's thread, in order.
         self._chores: deque[_events.Action] = deque()
+        #: What came of decisions that were carried out at once, to tell the scheduler.
+        self._answers: deque[_events.Event] = deque()
+        #: The task that is being cancelled, or -1.
+        self._cancelling = -1
         #: Events from those who may not take the lock.
         self._inbox: deque[_events.Event] = deque()
-        #: Results that have arrived, for the driver's thread to give to their sinks.
-        self._arrived: deque[tuple[Task | None, ResultRow]] = deque()
+        #: Results that have arrived, for the driver's thread to give to those who wait.
+        self._arrived: deque[Arrival] = deque()
         #: When the scheduler wants to be woken, by `time.monotonic`.
         self._wake_at: float | None = None
         #: When what is left of the workers is killed.
@@ -206,30 +170,62 @@ class Driver:
 
     # -- what the executor calls, from any thread -------------------------------------------
 
-    def submit(self, tasks: Sequence[Task]) -> int:
-        """Queue neighbouring tasks of one group and return the number of the first.
+    def submit(self, task: Task) -> int:
+        """Queue a task and return its number.
 
         Raises:
             BrokenProcessPool: the pool is broken.
             RuntimeError: the pool is shut down.
         """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            return self._submit_late(task, 1)
+        if self.thread is None and self._refusal() is None:
+            self._open()
+        with self._lock:
+            refusal = self._refusal()
+            if refusal is None:
+                try:
+                    number = self._next
+                    self._next = number + 1
+                    self._tasks[number] = task
+                    self._tell(_events.Submitted(number, number + 1, task.group, monotonic()))
+                except BaseException:
+                    self._interrupt()
+                    raise
+        if refusal is not None:
+            raise refusal
+        if self._chores or self._backed_up:
+            self._wake()
+        return number
+
+    def submit_block(self, block: Block) -> None:
+        """Queue the tasks of a block; raises what `submit` raises."""
         if self._is_inside():
-            return self._submit_late(tasks)
+            block.first = self._submit_late(block, len(block))
+            return
         if self.thread is None and self._refusal() is None:
             self._open()
         with self._lock, self._transition:
             refusal = self._refusal()
             if refusal is None:
-                first = self._next
-                self._next = stop = first + len(tasks)
-                if len(tasks) == 1:
-                    self._tasks[first] = tasks[0]
-                else:
-                    self._tasks.update(zip(range(first, stop), tasks, strict=True))
-                self._tell(_events.Submitted(first, stop, tasks[0].group, time.monotonic()))
+                block.first = first = self._next
+                self._next = stop = first + len(block)
+                self._tasks.update(zip(range(first, stop), itertools.repeat(block)))
+                self._tell(_events.Submitted(first, stop, block.group, monotonic()))
         if refusal is not None:
             raise refusal
         self._after_transition()
+
+    def _submit_late(self, work: Work, count: int) -> int:
+        """Queue tasks for a thread that is inside a transition: the driver's thread will."""
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
+        first = next(self._late)
+        if isinstance(work, Block):
+            work.first = first
+        self._tasks.update(zip(range(first, first + count), itertools.repeat(work)))
+        self.tell(_events.Submitted(first, first + count, work.group, monotonic()))
         return first
 
     def expect(self) -> None:
@@ -241,33 +237,20 @@ class Driver:
         if self.thread is None:
             self._open()
         with self._lock, self._transition:
-            self._tell(_events.Expected(time.monotonic()))
+            self._tell(_events.Expected(monotonic()))
         self._after_transition()
 
-    def _submit_late(self, tasks: Sequence[Task]) -> int:
-        refusal = self._refusal()
-        if refusal is not None:
-            raise refusal
-        numbers = [next(self._late) for _ in tasks]
-        self._tasks.update(zip(numbers, tasks, strict=True))
-        self.tell(_events.Submitted(numbers[0], numbers[-1] + 1, tasks[0].group, time.monotonic()))
-        return numbers[0]
-
     def cancel(self, number: int) -> bool:
-        """Whether the task had not been started and now never will be; its sink is not told."""
+        """Whether the task had not been started and now never will be; it is not told."""
         if self._is_inside():
             return False  # in the middle of a transition of this very thread: cannot be known
-        cancelled = False
         with self._lock, self._transition:
-            if number in self._tasks:
-                chores = self._handle(_events.CancelAsked(number, time.monotonic()))
-                for chore in chores:
-                    if isinstance(chore, _events.Cancel) and number in chore.span.tasks():
-                        cancelled = True
-                        self._tasks.pop(number, None)
-                        if len(chore.span.tasks()) == 1:
-                            continue
-                    self._chores.append(chore)
+            if number not in self._tasks:
+                return False
+            self._cancelling = number
+            self._tell(_events.CancelAsked(number, monotonic()))
+            cancelled = number not in self._tasks
+            self._cancelling = -1
         self._after_transition()
         return cancelled
 
@@ -314,53 +297,32 @@ class Driver:
             worker = self._workers.get(self._scheduler.runner(number)[0])
         if worker is None or worker.reading.locked() or worker.channel.ended:
             return
-        until = time.monotonic() + (
-            HELP_SECONDS if timeout is None else min(timeout, HELP_SECONDS)
-        )
         with worker.reading:
             poller, fd = self._poller, worker.channel.inn
             if poller is None or worker.channel.ended:
                 return  # the worker ended meanwhile, and its descriptors may be closed
             try:
                 poller.mute(fd)
-                self._read_for(number, worker, until)
+                self._read_for(number, worker, timeout)
                 poller.unmute(fd)
             except BaseException:
                 poller.unmute(fd)
                 self._wake()  # for what has arrived and was not settled
                 raise
 
-    def _read_for(self, number: int, worker: Worker, until: float) -> None:
-        poll = select.poll()
-        poll.register(worker.channel.inn, select.POLLIN)
+    def _read_for(self, number: int, worker: Worker, timeout: float | None) -> None:
+        until = None
         while number in self._tasks and not worker.channel.ended:
-            left = until - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                return
-            task = self._tasks.get(number)
-            self._read(worker)
-            self._settle_own(task)
-
-    def _settle_own(self, own: Task | None) -> None:
-        """Settle the task that this thread waits for; the driver's thread does the others."""
-        others = False
-        for _ in range(len(self._arrived)):
-            try:
-                task, row = self._arrived.popleft()
-            except IndexError:
-                break  # the driver's thread was faster
-            if task is own and task is not None and not task.sink.has_callbacks():
-                try:
-                    resolve_here(task, row)
-                except BaseException:
-                    self._arrived.append((task, row))
-                    self._wake()
-                    raise
-            else:
-                self._arrived.append((task, row))
-                others = True
-        if others or self._chores:
-            self._wake()
+            if not worker.spin.look():
+                if until is None:
+                    most = HELP_SECONDS if timeout is None else min(timeout, HELP_SECONDS)
+                    until = monotonic() + most
+                left = until - monotonic()
+                if left <= 0 or not worker.spin.sleep(left):
+                    return
+            self._read(worker, number)
+            if self._arrived or self._chores:
+                self._wake()  # the driver's thread does the others
 
     def tell(self, event: _events.Event) -> None:
         """Have the driver's thread take note of the event; safe in finalizers and handlers."""
@@ -374,7 +336,7 @@ class Driver:
             return  # it is the parent's to shut down
         with self._lock, self._transition:
             self.closed = True
-            self._tell(_events.ShutdownAsked(cancel, time.monotonic()))
+            self._tell(_events.ShutdownAsked(cancel, monotonic()))
         self._after_transition()
 
     def terminate(self, kill: Callable[[BaseProcess], None]) -> None:
@@ -392,7 +354,7 @@ class Driver:
         """Have so many workers from now on."""
         self._refuse_reentrance()
         with self._lock, self._transition:
-            self._tell(_events.Resized(max_workers, time.monotonic()))
+            self._tell(_events.Resized(max_workers, monotonic()))
         self._after_transition()
 
     def join(self, timeout: float | None = None) -> None:
@@ -460,60 +422,47 @@ class Driver:
         return None
 
     def _tell(self, event: _events.Event) -> None:
-        chores = self._handle(event)
-        if chores:
-            self._chores.extend(chores)
+        """Tell the scheduler; carry out at once what must keep its order, and note the rest."""
+        if self._interrupted:
+            return
+        for action in self._scheduler.handle(event):
+            if type(action) is _Send:
+                self._send(self._workers[action.worker], action.spans)
+            else:
+                self._carry_out(action)
+        while self._answers:
+            self._tell(self._answers.popleft())
 
-    def _handle(self, event: _events.Event) -> list[_events.Action]:
-        """Tell the scheduler, carry out at once what must keep its order, return the rest."""
-        events = [event]
-        chores: list[_events.Action] = []
-        while events and not self._interrupted:
-            for action in self._scheduler.handle(events.pop()):
-                match action:
-                    case _events.Send():
-                        self._send(action)
-                    case _events.TakeBack(number, tasks):
-                        won = self._workers[number].channel.take_claims(tasks)
-                        events.append(_events.TookBack(number, won, time.monotonic()))
-                    case _events.Retire(number):
-                        self._retire(number)
-                    case _events.WakeAt(when):
-                        self._set_alarm(when)
-                    case _:
-                        self._unstarted += isinstance(action, _events.Launch)
-                        chores.append(action)
-        return chores
+    def _carry_out(self, action: _events.Action) -> None:
+        match action:
+            case _events.TakeBack(number, tasks):
+                won = self._workers[number].channel.take_claims(tasks)
+                self._answers.append(_events.TookBack(number, won, monotonic()))
+            case _events.Retire(number):
+                self._retire(number)
+            case _events.WakeAt(when):
+                self._set_alarm(when)
+            case _events.Cancel(span) if self._cancelling in span.tasks():
+                # Whoever asked hears it at once. In the span are at most some others as well.
+                del self._tasks[self._cancelling]
+                self._chores.append(action)
+            case _:
+                self._unstarted += isinstance(action, _events.Launch)
+                self._chores.append(action)
+
+    def _send(self, worker: Worker, spans: tuple[_events.Span, ...]) -> None:
+        if self._ledger.forgotten:
+            self._forget_definitions()
+        worker.send(self._tasks, spans)
+        if worker.channel.backed_up:
+            self._backed_up.add(worker)
 
     def _retire(self, number: int) -> None:
         worker = self._workers.get(number)
         if worker is None:
             self._unwanted.add(number)
-        else:
-            worker.retired = True
-            self._post(worker, _wire.frame(Kind.EXIT))
-
-    def _send(self, action: _events.Send) -> None:
-        worker = self._workers[action.worker]
-        if self._ledger.forgotten:
-            self._forget_definitions()
-        rows: list[tuple[int, int, int, _wire.Buffer]] = []
-        buffers: list[_wire.Buffer] = []
-        needs: tuple[Definition, ...] | None = None
-        for span in action.spans:
-            for number in range(span.start, span.stop):
-                task = self._tasks[number]
-                if task.needs is not needs:
-                    needs = task.needs
-                    buffers += _missing(needs, worker.definitions)
-                function = 0 if task.definition is None else task.definition.number
-                rows.append((number, function, task.form, task.payload))
-        worker.channel.add_claims(len(rows))
-        self._post(worker, buffers + _wire.tasks_frame(rows))
-
-    def _post(self, worker: Worker, buffers: list[_wire.Buffer]) -> None:
-        """Send the buffers, as far as the kernel takes them now."""
-        worker.channel.send(buffers)
+            return
+        worker.retire()
         if worker.channel.backed_up:
             self._backed_up.add(worker)
 
@@ -522,9 +471,9 @@ class Driver:
         while forgotten:
             number = forgotten.popleft()
             for worker in self._workers.values():
-                if number in worker.definitions:
-                    worker.definitions.discard(number)
-                    self._post(worker, _wire.frame(Kind.FORGET, number))
+                worker.forget(number)
+                if worker.channel.backed_up:
+                    self._backed_up.add(worker)
 
     def _set_alarm(self, when: float) -> None:
         if self._wake_at is None or when < self._wake_at:
@@ -546,7 +495,7 @@ class Driver:
             if self._scheduler.config.all_at_once:
                 # The workers are forked from here, so no thread may run yet.
                 with self._lock, self._transition:
-                    self._tell(_events.Tick(time.monotonic()))
+                    self._tell(_events.Tick(monotonic()))
                 self._do_chores()
             self.thread = threading.Thread(target=self._run, name="hookpool-driver")
             self.thread.start()
@@ -608,10 +557,12 @@ class Driver:
         for worker in list(self._workers.values()):
             _kill(worker.process)
             worker.process.join(KILL_AFTER)
+            with worker.reading:  # who reads for a result sees the end of the file, or gives up
+                worker.channel.ended = True
             worker.close()
         self._workers.clear()
-        for task in list(self._tasks.values()):
-            task.sink.set_exception(errors.again(story))
+        for number, work in list(self._tasks.items()):
+            work.set_exception(number, errors.again(story))
         self._tasks.clear()
 
     def _wait(self) -> None:
@@ -637,11 +588,11 @@ class Driver:
         moments = [when for when in (self._wake_at, self._kill_at) if when is not None]
         if self._inbox or self._chores or self._arrived:
             return 0.0
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        return max(0.0, min(moments) - monotonic()) if moments else None
 
     def _ring(self) -> None:
         """What was to happen at a certain time."""
-        now = time.monotonic()
+        now = monotonic()
         if self._wake_at is not None and now >= self._wake_at:
             with self._lock, self._transition:
                 self._wake_at = None
@@ -668,12 +619,14 @@ class Driver:
         finally:
             worker.reading.release()
 
-    def _read(self, worker: Worker) -> bool:
+    def _read(self, worker: Worker, own: int = -1) -> bool:
+        """Read once, and take in what it brings; the result of the task `own` is settled."""
         assert worker.reading.locked()
         try:
             frames, more = worker.channel.receive()
             for frame in frames:
-                self._take_in(worker, frame)
+                if frame.number != 1 or own < 0 or not self._take_own(worker, frame, own):
+                    self._take_in(worker, frame)
         except BaseException:  # an interrupt: what was read and not taken in is lost
             self._interrupt()
             raise
@@ -682,12 +635,42 @@ class Driver:
             self._poller.forget(worker.channel.inn)
         return more
 
+    def _take_own(self, worker: Worker, frame: _wire.Frame, own: int) -> bool:
+        """Take in and settle the result of the task that this thread waits for, if it is that."""
+        arrival: Arrival
+        if frame.kind == Kind.VALUES:
+            number, micros, payload = _wire.values(frame)
+            if number == own:
+                arrival = Values(number, pickle.loads(payload))
+        elif frame.kind == Kind.RESULTS:
+            [row] = _wire.result_rows(frame)
+            number, micros = row.task, row.micros
+            arrival = Rows([row])
+        else:
+            return False
+        work = self._tasks.get(own)
+        if number != own or work is None or work.runs_code():
+            return False  # the driver's thread does it: user code may wait for a very long time
+        self._results(worker, arrival, (own,), ((1, micros),), settle=True)
+        return True
+
     def _take_in(self, worker: Worker, frame: _wire.Frame) -> None:
-        now = time.monotonic()
-        match frame.kind:
-            case Kind.RESULTS:
-                self._results(worker, list(_wire.result_rows(frame)), now)
-                return
+        kind = frame.kind
+        if kind == Kind.VALUES:
+            first, micros, payload = _wire.values(frame)
+            count = frame.number
+            # Plain values: nobody's code runs, here or there, so any thread may load them.
+            arrival: Arrival = Values(first, pickle.loads(payload))
+            self._results(worker, arrival, range(first, first + count), ((count, micros),))
+            return
+        if kind == Kind.RESULTS:
+            rows = list(_wire.result_rows(frame))
+            numbers = [row.task for row in rows]
+            runs = tuple([(1, row.micros) for row in rows])
+            self._results(worker, Rows(rows), numbers, runs)
+            return
+        now = monotonic()
+        match kind:
             case Kind.READY:
                 event: _events.Event = _events.WorkerReady(worker.number, now)
             case Kind.DROPPED:
@@ -703,24 +686,41 @@ class Driver:
         with self._lock, self._transition:
             self._tell(event)
 
-    def _results(self, worker: Worker, rows: list[ResultRow], now: float) -> None:
-        # No comprehension under the lock: an interrupt injected into one that Python 3.12 has
-        # inlined left the `with` statement without giving the lock back.
-        numbers = [row.task for row in rows]
-        micros = tuple([row.micros for row in rows])
-        with self._lock, self._transition:
-            # From one table to the other in one call, or an interrupt in between would lose them.
-            tasks = map(self._tasks.pop, numbers, itertools.repeat(None))
-            self._arrived.extend(zip(tasks, rows, strict=True))
-            # The worker gets its next tasks before the user's code (unpickling, callbacks) runs.
-            self._tell(_events.Finished(worker.number, micros, now))
+    def _results(
+        self,
+        worker: Worker,
+        arrival: Arrival,
+        numbers: Sequence[int],
+        runs: tuple[tuple[int, int], ...],
+        *,
+        settle: bool = False,
+    ) -> None:
+        works = arrival.works
+        try:
+            with self._lock:
+                try:
+                    # The worker gets its next tasks before the user's code (unpickling,
+                    # callbacks) runs.
+                    works.extend(map(self._tasks.pop, numbers, itertools.repeat(None)))
+                    self._tell(_events.Finished(worker.number, runs, monotonic()))
+                except BaseException:
+                    self._interrupt()
+                    raise
+                if not settle:
+                    self._arrived.append(arrival)
+            if settle:
+                arrival.settle_here()
+        except BaseException:
+            # An interrupt: what is no longer in the table must be where the driver's thread finds
+            # it, or nobody would ever settle it. To be settled twice is no harm.
+            self._arrived.append(arrival)
+            self._wake()
+            raise
 
     def _settle(self) -> None:
-        """Give the results that have arrived to their sinks."""
+        """Give the results that have arrived to those who wait for them."""
         while self._arrived:
-            task, row = self._arrived.popleft()
-            if task is not None:
-                resolve(task, row)
+            self._arrived.popleft().settle()
 
     def _drain_outbox(self, worker: Worker) -> None:
         with self._lock, self._transition:
@@ -747,24 +747,25 @@ class Driver:
                     self._fail(span, self._exits.get(chore.worker, _UNKNOWN), why)
                 case _events.Cancel(span):
                     for number in range(span.start, span.stop):
-                        task = self._pop(number)
-                        if task is not None:
-                            task.sink.set_cancelled()
+                        work = self._pop(number)
+                        if work is not None:
+                            work.set_cancelled(number)
                 case _events.Break() as chore:
                     self._break(chore)
 
-    def _pop(self, number: int) -> Task | None:
+    def _pop(self, number: int) -> Work | None:
         with self._lock:
             return self._tasks.pop(number, None)
 
     def _fail(self, span: _events.Span, exit: _Exit, why: Why) -> None:
         for number in range(span.start, span.stop):
-            task = self._pop(number)
-            if task is not None:
+            work = self._pop(number)
+            if work is not None:
                 running = why is Why.DIED
-                task.sink.set_exception(
-                    errors.worker_died(str(task), exit.pid, exit.exitcode, running=running)
+                error = errors.worker_died(
+                    describe(work), exit.pid, exit.exitcode, running=running
                 )
+                work.set_exception(number, error)
 
     def _launch(self, number: int) -> None:
         """Start a worker; should that fail, it counts as one that ended at its start."""
@@ -808,7 +809,7 @@ class Driver:
         with self._lock, self._transition:
             self._unstarted -= 1
             self._started.notify_all()
-            self._tell(_events.WorkerExited(number, 0, time.monotonic()))
+            self._tell(_events.WorkerExited(number, 0, monotonic()))
 
     def _worker_exited(self, worker: Worker) -> None:
         assert self._poller is not None
@@ -829,7 +830,7 @@ class Driver:
             unclaimed = worker.channel.take_claims()
             if worker.unfit:
                 self._tell(_events.InitializerFailed(worker.number))
-            self._tell(_events.WorkerExited(worker.number, unclaimed, time.monotonic()))
+            self._tell(_events.WorkerExited(worker.number, unclaimed, monotonic()))
         self._do_chores()
         del self._exits[worker.number]
         worker.close()
@@ -842,9 +843,10 @@ class Driver:
             tasks, self._tasks = self._tasks, {}
         for worker in list(self._workers.values()):
             self._kill(worker.process)
-        self._kill_at = time.monotonic() + KILL_AFTER
-        for task in tasks.values():
-            task.sink.set_exception(errors.again(error))
+        self._kill_at = monotonic() + KILL_AFTER
+        for number, work in tasks.items():
+            if work is not None:
+                work.set_exception(number, errors.again(error))
 
     def _why_broken(self, chore: _events.Break) -> BaseException:
         exit = self._exits.get(chore.worker, _UNKNOWN)
@@ -864,28 +866,9 @@ class Driver:
         )
 
 
-def _missing(needs: tuple[Definition, ...], known: set[int]) -> list[_wire.Buffer]:
-    """The frames that bring a worker what it lacks; notes that it then has it."""
-    buffers: list[_wire.Buffer] = []
-    for definition in needs:
-        if definition.number not in known:
-            known.add(definition.number)
-            buffers += _wire.frame(Kind.DEFINE, definition.number, definition.data)
-    return buffers
-
-
 def _kill(process: BaseProcess) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
-
-
-def _open_pidfd(pid: int | None) -> int | None:
-    if pid is None or not hasattr(os, "pidfd_open"):
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except OSError:  # it has ended and is gone, or the kernel has no pidfds
-        return None
 
 
 # -- the program's start, forks and end --------------------------------------------------------
@@ -912,7 +895,7 @@ def _finish_all() -> None:
     _exiting = True
     drivers = list(_living)
     for driver in drivers:
-        driver.tell(_events.ShutdownAsked(False, time.monotonic()))
+        driver.tell(_events.ShutdownAsked(False, monotonic()))
     for driver in drivers:
         driver.join()
 

@@ -65,10 +65,10 @@ class InitializerFailed(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The first ``len(micros)`` tasks of the worker have finished, in so many microseconds."""
+    """The first tasks of the worker have finished: runs of (tasks, microseconds together)."""
 
     worker: int
-    micros: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]
     now: float
 
 

@@ -3,32 +3,49 @@
 Owns the items taken and the outcomes not yet yielded.  Takes no decisions: how many items travel
 together is the scheduler's, when something runs is the driver's.
 
-Threads: the caller's thread feeds and consumes; the driver's thread calls the sinks.  They meet in
+Threads: the caller's thread feeds and consumes; the driver's thread brings outcomes.  They meet in
 `_outcomes`, a dict, and in one lock used as a doorbell: the consumer says what it awaits, looks
 once more, and sleeps; whoever brings that rings.  No lock is held while anything happens.
+
+Values that arrive together stay together, in one list, until they are yielded: most of what an
+item costs in the owner is done for hundreds at once, by one call.
 """
 
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
 import time
-from concurrent.futures import CancelledError
+from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from hookpool._task import Task
+from hookpool._plain import LONGEST, are_immutable
+from hookpool._task import Block
 from hookpool._wire import Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hookpool._definitions import Definition, Ledger
+    from hookpool._definitions import Definition, Ledger, Packet
     from hookpool._driver import Driver
 
 # The first item is handed over alone, so that work starts, and then twice as many each time: a
 # larger group costs less per item, a smaller one starts sooner. This is the largest.
 LARGEST_FEED = 256
+# A group that took longer than this to collect is followed by a smaller one, in seconds: workers
+# shall not wait for a slow iterable to fill it.
+FEED_SECONDS = 0.001
+
+
+class _Error:
+    """In the place of a list of values: what to raise for one item."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 class Map:
@@ -49,17 +66,16 @@ class Map:
         self._items = items
         self._form = Form.ARGS
         self._definition: Definition | None = None
-        #: What each task needs for the function, closed and in order.
-        self._needs: tuple[Definition, ...] = ()
         #: Why the function does not travel: then no item's call does.
         self._refusal: Exception | None = None
-        #: How many items were taken, and yielded.
+        #: How many items were taken, and how many outcomes the consumer has got.
         self._taken = 0
-        self._yielded = 0
-        #: The tasks handed over: number of the first, number after the last.
-        self._handed: list[tuple[int, int]] = []
-        #: Outcomes not yielded yet, by index: whether it is a value, and the value or error.
-        self._outcomes: dict[int, tuple[bool, Any]] = {}
+        self._got = 0
+        #: The tasks handed over whose outcomes the consumer has not all got.
+        self._handed: deque[Block] = deque()
+        #: Outcomes not yielded yet, by the index of the first: the values of neighbouring items,
+        #: or one error.
+        self._outcomes: dict[int, list[Any] | _Error] = {}
         #: The index that the consumer sleeps for, or -1.
         self._awaited = -1
         #: Held but for the moment between a ring and the consumer's waking.
@@ -74,8 +90,6 @@ class Map:
             self._refusal = error
         if self._definition is None:
             self._form = Form.CALL
-        else:
-            self._needs = (*self._definition.needs, self._definition)
 
     # -- items in ---------------------------------------------------------------------------
 
@@ -83,52 +97,77 @@ class Map:
         """Take up to `most` items (all of them, when None) and hand their calls over."""
         left, size = most, 1
         while left is None or left > 0:
-            taken = self._take(size if left is None else min(size, left))
-            if not taken:
+            began = time.monotonic()
+            rows = list(islice(self._items, size if left is None else min(size, left)))
+            slow = time.monotonic() - began > FEED_SECONDS
+            if not rows:
                 return
-            left = None if left is None else left - taken
-            size = min(size * 2, LARGEST_FEED)
+            self._hand_over(rows)
+            left = None if left is None else left - len(rows)
+            size = max(1, size // 2) if slow else min(size * 2, LARGEST_FEED)
 
-    def _take(self, most: int) -> int:
-        tasks: list[Task] = []
-        before = self._taken
-        try:
-            for args in islice(self._items, most):
-                index = self._taken
-                self._taken += 1
-                task = self._task(index, args)
-                if task is not None:
-                    tasks.append(task)
-        finally:
-            # Also what was taken before the user's iterable raised: its outcome is then dropped.
-            if tasks:
-                first = self._driver.submit(tasks)
-                self._handed.append((first, first + len(tasks)))
-        return self._taken - before
+    def _hand_over(self, rows: list[tuple[Any, ...]]) -> None:
+        index = self._taken
+        self._taken += len(rows)
+        if self._refusal is not None:
+            for at in range(len(rows)):
+                self.take_error(index + at, self._refusal)
+        elif self._form is Form.ARGS and _are_plain(rows):
+            self._submit(index, Form.PLAIN, rows, ())
+        else:
+            self._pickle(index, rows)
 
-    def _task(self, index: int, args: tuple[Any, ...]) -> Task | None:
-        """The task of an item; when its call does not travel, the item fails instead."""
-        item = _Item(self, index)
-        try:
-            if self._refusal is not None:
-                raise self._refusal
-            if self._form is Form.CALL:
-                parts = {"the function": self._fn, "args": args}
-                packet = self._ledger.dump((self._fn, args, {}), parts)
-            else:
-                packet = self._ledger.dump(args, {"args": args})
-        except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
-            item.set_exception(error)
-            return None
-        # One tuple for all tasks, as far as possible: the driver looks at it once per message.
-        needs = (*self._needs, *packet.needs) if packet.needs else self._needs
-        return Task(item, self._fn, self._definition, self._form, packet.data, needs, self._group)
+    def _pickle(self, index: int, rows: list[tuple[Any, ...]]) -> None:
+        """Hand over one pickle for each call; a call that does not travel fails alone."""
+        payloads: list[Any] = []
+        needs: dict[int, Definition] = {}
+        for args in rows:
+            try:
+                packet = self._packet(args)
+            except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+                # A block has no gaps: this one ends here, and the next begins after it.
+                self._submit(index, self._form, payloads, tuple(needs.values()))
+                index += len(payloads)
+                self.take_error(index, error)
+                index += 1
+                payloads, needs = [], {}
+                continue
+            payloads.append(packet.data)
+            for definition in packet.needs:
+                needs[definition.number] = definition
+        self._submit(index, self._form, payloads, tuple(needs.values()))
+
+    def _packet(self, args: tuple[Any, ...]) -> Packet:
+        if self._form is Form.CALL:
+            parts = {"the function": self._fn, "args": args}
+            return self._ledger.dump((self._fn, args, {}), parts)
+        return self._ledger.dump(args, {"args": args})
+
+    def _submit(
+        self, index: int, form: Form, payloads: list[Any], needs: tuple[Definition, ...]
+    ) -> None:
+        if payloads:
+            block = Block(
+                self, index, self._fn, self._definition, form, payloads, needs, self._group
+            )
+            self._driver.submit_block(block)
+            while self._handed and self._handed[0].end_index() <= self._got:
+                self._handed.popleft()
+            self._handed.append(block)
 
     # -- outcomes out -----------------------------------------------------------------------
 
-    def arrived(self, index: int, is_value: bool, outcome: Any) -> None:
-        """An item's call has ended; from the driver's thread, or the feeding one."""
-        self._outcomes[index] = (is_value, outcome)
+    def take_values(self, index: int, values: list[Any]) -> None:
+        """The calls from this index on returned these; from the driver's thread."""
+        self._outcomes[index] = values
+        self._ring(index)
+
+    def take_error(self, index: int, error: BaseException) -> None:
+        """The call with this index failed; from the driver's thread, or the feeding one."""
+        self._outcomes[index] = _Error(error)
+        self._ring(index)
+
+    def _ring(self, index: int) -> None:
         if self._awaited == index:
             self._awaited = -1
             # A consumer that gave up meanwhile has left the last ring unheard: one is enough.
@@ -148,28 +187,33 @@ class Map:
         """
         killing = False
         try:
-            while self._yielded < self._taken:
+            while self._got < self._taken:
+                ready = self._next(deadline)
                 # No name here for the value: the generator would hold it until the next one.
-                yield self._next(deadline, refill is not None)
+                while ready:
+                    if refill is not None:
+                        self.feed(1)
+                    yield ready.pop()
         except KeyboardInterrupt:
             killing = True
             raise
         finally:
             self.abandon(killing)
 
-    def _next(self, deadline: float | None, refill: bool) -> Any:
-        is_value, outcome = self._wait(self._yielded, deadline)
-        self._yielded += 1
-        if refill:
-            self.feed(1)
-        if is_value:
+    def _next(self, deadline: float | None) -> list[Any]:
+        """The next values to yield, the first one last; raises in the place of an error."""
+        outcome = self._wait(self._got, deadline)
+        if type(outcome) is list:
+            self._got += len(outcome)
+            outcome.reverse()
             return outcome
+        self._got += 1
         try:
-            raise outcome
+            raise outcome.error  # type: ignore[union-attr]
         finally:
             del outcome  # its traceback will hold this frame
 
-    def _wait(self, index: int, deadline: float | None) -> tuple[bool, Any]:
+    def _wait(self, index: int, deadline: float | None) -> list[Any] | _Error:
         while index not in self._outcomes:
             self._awaited = index
             # The look after the announcement: what came before it did not ring.
@@ -191,28 +235,14 @@ class Map:
 
     def abandon(self, kill: bool) -> None:
         """Nobody wants the other outcomes: cancel what has not started; `kill` the rest."""
-        if self._yielded < self._taken:
-            for first, stop in self._handed:
-                self._driver.abandon(first, stop, kill)
+        if self._got < self._taken:
+            for block in self._handed:
+                self._driver.abandon(block.first, block.first + len(block), kill)
 
 
-class _Item:
-    """The sink of one item of a map."""
-
-    __slots__ = ("_index", "_map")
-
-    def __init__(self, map: Map, index: int) -> None:
-        self._map = map
-        self._index = index
-
-    def set_result(self, value: Any, /) -> None:
-        self._map.arrived(self._index, True, value)
-
-    def set_exception(self, error: BaseException, /) -> None:
-        self._map.arrived(self._index, False, error)
-
-    def set_cancelled(self) -> None:
-        self._map.arrived(self._index, False, CancelledError())
-
-    def has_callbacks(self) -> bool:
+def _are_plain(rows: list[tuple[Any, ...]]) -> bool:
+    """Whether all arguments refer to nothing, and are small on average."""
+    if not are_immutable(rows):
         return False
+    # Pickled again when they are sent; once more costs less than a look at each.
+    return len(pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)) <= LONGEST * len(rows)

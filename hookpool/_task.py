@@ -1,70 +1,152 @@
-"""A task on the owner's side: what is sent of it, and what becomes of its result.
+"""Tasks on the owner's side: what is sent of them, and what becomes of their results.
 
-Knows neither the scheduler nor channels.  The owner makes a `Task` in the thread that submits;
-the driver's thread resolves it, and there the user's code runs that rebuilding a result needs.
+A `Task` is one call with a future; a `Block` is neighbouring calls of one map, one object for all
+of them.  The driver's table has one of the two for each number.  Knows neither the scheduler nor
+channels.  Tasks are made in the thread that submits; the driver's thread settles them, and there
+the user's code runs that rebuilding a result needs.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+import pickle
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from hookpool import _wire, _worker, errors, reduction
-from hookpool._wire import Status
+from hookpool import _wire, _worker, errors
+from hookpool._future import settle
+from hookpool._wire import Form, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from hookpool._definitions import Definition
-    from hookpool._wire import ResultRow
+    from hookpool._future import HookFuture
+    from hookpool._wire import Buffer, ResultRow
+
+_PROTOCOL = pickle.HIGHEST_PROTOCOL
+_PLAIN = Form.PLAIN
 
 
-class Sink(Protocol):
-    """What takes the outcome of a task; called at most once, from the driver's thread."""
+class Consumer(Protocol):
+    """Who takes the outcomes of a block; called from the driver's thread, or the feeding one."""
 
-    def set_result(self, value: Any, /) -> None:
-        """The task returned this."""
+    def take_values(self, index: int, values: list[Any], /) -> None:
+        """The calls from this index on returned these."""
 
-    def set_exception(self, error: BaseException, /) -> None:
-        """The task failed."""
-
-    def set_cancelled(self) -> None:
-        """The task did not run and never will."""
-
-    def has_callbacks(self) -> bool:
-        """Whether the outcome makes code of the user run, which is the driver's thread's."""
+    def take_error(self, index: int, error: BaseException, /) -> None:
+        """The call with this index failed, or was cancelled."""
 
 
 class Task:
-    """One call on its way through the pool."""
+    """One call, and the future of its result."""
 
-    __slots__ = ("definition", "form", "function", "group", "needs", "payload", "sink")
+    __slots__ = ("definition", "form", "function", "future", "group", "needs", "payload")
 
     def __init__(
         self,
-        sink: Sink,
+        future: HookFuture[Any],
         function: object,
         definition: Definition | None,
-        form: _wire.Form,
-        payload: _wire.Buffer,
+        form: Form,
+        payload: Any,
         needs: tuple[Definition, ...],
         group: int,
     ) -> None:
-        self.sink = sink
+        self.future = future
         #: Only to name the task in errors.
         self.function = function
         #: The function, where it travels as a definition; else it is in the payload.
         self.definition = definition
         self.form = form
+        #: A pickle; or the arguments themselves where they are plain.
         self.payload = payload
-        #: The definitions the worker must have before the payload can be loaded, in order.
+        #: The definitions that the payload refers to, in order.
         self.needs = needs
         #: Tasks of one group are expected to last equally long.
         self.group = group
 
-    def __str__(self) -> str:
-        return f"task {describe(self.function)}"
+    def set_values(self, number: int, values: list[Any]) -> None:
+        """The call returned this."""
+        settle(((self.future, values[0]),))
+
+    def set_exception(self, number: int, error: BaseException) -> None:
+        """The call failed."""
+        self.future.settle_exception(error)
+
+    def set_cancelled(self, number: int) -> None:
+        """The call will never run."""
+        self.future.set_cancelled()
+
+    def runs_code(self) -> bool:
+        """Whether the outcome makes code of the user run, which is the driver's thread's."""
+        return self.future.has_callbacks()
 
 
-def describe(function: object) -> str:
+class Block:
+    """Neighbouring calls of one map: the tasks from `first` on, the items from `index` on."""
+
+    __slots__ = (
+        "consumer", "definition", "first", "form", "function", "group", "index", "needs",
+        "payloads",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        index: int,
+        function: object,
+        definition: Definition | None,
+        form: Form,
+        payloads: list[Any],
+        needs: tuple[Definition, ...],
+        group: int,
+    ) -> None:
+        self.consumer = consumer
+        self.index = index
+        #: The number of the first task, once submitted.
+        self.first = -1
+        self.function = function
+        self.definition = definition
+        self.form = form
+        #: One pickle for each call; or its arguments themselves where all are plain.
+        self.payloads = payloads
+        self.needs = needs
+        self.group = group
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    def end_index(self) -> int:
+        """The index after that of the last item."""
+        return self.index + len(self.payloads)
+
+    def set_values(self, number: int, values: list[Any]) -> None:
+        """The calls from this one on returned these."""
+        self.consumer.take_values(self.index + number - self.first, values)
+
+    def set_exception(self, number: int, error: BaseException) -> None:
+        """The call failed."""
+        self.consumer.take_error(self.index + number - self.first, error)
+
+    def set_cancelled(self, number: int) -> None:
+        """The call will never run."""
+        self.consumer.take_error(self.index + number - self.first, CancelledError())
+
+    def runs_code(self) -> bool:
+        """Whether the outcome makes code of the user run: it does not."""
+        return False
+
+
+Work: TypeAlias = "Task | Block"
+
+
+def describe(work: Work) -> str:
+    """What errors call a task: its function's name and, where it has code, where that stands."""
+    return f"task {name_of(work.function)}"
+
+
+def name_of(function: object) -> str:
     """A function's name and, where it has code, where that stands."""
     name = getattr(function, "__qualname__", None) or repr(function)
     code = getattr(function, "__code__", None)
@@ -72,49 +154,174 @@ def describe(function: object) -> str:
     return f"{name}{where}"
 
 
-def resolve(task: Task, row: ResultRow) -> None:
-    """Rebuild the outcome of a task and give it to the sink."""
+# -- on its way out ----------------------------------------------------------------------------
+
+
+def end_of_run(table: Mapping[int, Work], start: int, stop: int) -> int:
+    """Where the tasks end, from `start` on and before `stop`, that can travel as one run."""
+    head = table[start]
+    if type(head) is Block:
+        return min(stop, head.first + len(head.payloads))
+    number = start + 1
+    while number < stop:
+        work = table[number]
+        if (
+            work.definition is not head.definition
+            or work.form is not head.form
+            or work.needs is not head.needs
+            or type(work) is Block
+        ):
+            break
+        number += 1
+    return number
+
+
+def run_frame(table: Mapping[int, Work], start: int, stop: int) -> list[Buffer]:
+    """The frame that brings a worker the run of tasks from `start` to `stop`.
+
+    Plain arguments are pickled here and not before, all in one: that runs no code, takes no longer
+    than copying them, and they cannot have changed since they were given.
+    """
+    head = table[start]
+    if type(head) is Block:
+        at = start - head.first
+        payloads = head.payloads[at : at + stop - start]
+    else:
+        tasks = [table[number] for number in range(start, stop)]
+        payloads = [task.payload for task in tasks]  # type: ignore[union-attr]
+    function = 0 if head.definition is None else head.definition.number
+    if head.form is _PLAIN:
+        data = pickle.dumps(payloads, _PROTOCOL)
+        return _wire.plain_frame(start, stop - start, function, data)
+    return _wire.run_frame(start, function, head.form, payloads)
+
+
+def plain_message(task: Task, number: int) -> bytes:
+    """The frame that brings a worker one plain call, joined."""
+    function = task.definition.number  # type: ignore[union-attr]
+    data = pickle.dumps([task.payload], _PROTOCOL)
+    return b"".join(_wire.plain_frame(number, 1, function, data))
+
+
+# -- on its way back ---------------------------------------------------------------------------
+
+
+def settle_values(works: Sequence[Work | None], first: int, values: list[Any]) -> None:
+    """Give neighbouring tasks, from number `first` on, what they returned.
+
+    Args:
+        works: None for a task that nobody waits for any more.
+        first: the number of the first.
+        values: as many as `works`.
+    """
+    head = works[0]
+    if type(head) is Block and works[-1] is head:
+        # The tasks of a block are neighbours, so all in between are of this block as well.
+        head.set_values(first, values)
+        return
+    outcomes = []
+    for at, work in enumerate(works):
+        if type(work) is Task:
+            outcomes.append((work.future, values[at]))
+        elif work is not None:
+            work.set_values(first + at, [values[at]])
+    if outcomes:
+        settle(outcomes)
+
+
+class Values:
+    """Plain values of neighbouring tasks that have arrived, on their way to those who wait."""
+
+    __slots__ = ("_first", "_values", "works")
+
+    def __init__(self, first: int, values: list[Any]) -> None:
+        #: The tasks, in order; None for one that nobody waits for any more.  Empty when an
+        #: interrupt came before they were out of the driver's table.
+        self.works: list[Work | None] = []
+        self._first = first
+        self._values = values
+
+    def settle(self) -> None:
+        """Give them to those who wait."""
+        if self.works:
+            settle_values(self.works, self._first, self._values)
+
+    settle_here = settle
+
+
+class Rows:
+    """Results that have arrived one by one, on their way to those who wait."""
+
+    __slots__ = ("_rows", "works")
+
+    def __init__(self, rows: list[ResultRow]) -> None:
+        #: As in `Values`.
+        self.works: list[Work | None] = []
+        self._rows = rows
+
+    def settle(self) -> None:
+        """Rebuild them and give them to those who wait."""
+        for work, row in zip(self.works, self._rows):  # noqa: B905 - see `works`
+            if work is not None:
+                resolve(work, row)
+
+    def settle_here(self) -> None:
+        """As `settle`, in a thread of the user's: an interrupt comes through, and then again."""
+        for work, row in zip(self.works, self._rows):  # noqa: B905 - see `works`
+            if work is not None:
+                resolve_here(work, row)
+
+
+Arrival: TypeAlias = Values | Rows
+
+
+def resolve(work: Work, row: ResultRow) -> None:
+    """Rebuild the outcome of a task and give it to who waits for it."""
     try:
         if row.status == Status.VALUE:
-            value = reduction.loads(row.payload)
+            value = pickle.loads(row.payload)
         else:
             error, text = _worker.read_error(row.payload)
     except BaseException as why:  # noqa: BLE001 - whatever a user's __setstate__ raises
-        unreadable = errors.CannotUnpickle(
-            f"the result of {task} cannot be rebuilt here: {type(why).__name__}: {why}; "
-            "the task has run, and other tasks are not affected",
-            task=str(task),
-            may_have_run=True,
-        )
-        unreadable.__cause__ = why
-        task.sink.set_exception(unreadable)
+        work.set_exception(row.task, _unreadable(work, why))
         return
     if row.status == Status.VALUE:
-        task.sink.set_result(value)
+        work.set_values(row.task, [value])
     else:
-        task.sink.set_exception(_told(task, row.status, error, text))
+        work.set_exception(row.task, _told(work, row.status, error, text))
 
 
-def resolve_here(task: Task, row: ResultRow) -> None:
+def resolve_here(work: Work, row: ResultRow) -> None:
     """As `resolve`, in a thread of the user's: an interrupt comes through, and nothing is done."""
     if row.status == Status.VALUE:
         try:
-            value = reduction.loads(row.payload)
+            value = pickle.loads(row.payload)
         except Exception:  # noqa: BLE001 - whatever a user's __setstate__ raises
-            resolve(task, row)
+            resolve(work, row)
         else:
-            task.sink.set_result(value)
+            work.set_values(row.task, [value])
     else:
-        resolve(task, row)
+        resolve(work, row)
 
 
-def _told(task: Task, status: int, error: BaseException, text: str) -> BaseException:
+def _unreadable(work: Work, why: BaseException) -> BaseException:
+    unreadable = errors.CannotUnpickle(
+        f"the result of {describe(work)} cannot be rebuilt here: {type(why).__name__}: {why}; "
+        "the task has run, and other tasks are not affected",
+        task=describe(work),
+        may_have_run=True,
+    )
+    unreadable.__cause__ = why
+    return unreadable
+
+
+def _told(work: Work, status: int, error: BaseException, text: str) -> BaseException:
     """The exception of a task as its caller shall see it."""
     if status == Status.UNREADABLE:
         unread = errors.CannotUnpickle(
-            f"the arguments of {task} could not be rebuilt in the worker: "
+            f"the arguments of {describe(work)} could not be rebuilt in the worker: "
             f"{type(error).__name__}: {error}; the task did not run",
-            task=str(task),
+            task=describe(work),
         )
         unread.__cause__ = error
         outer: BaseException = unread
@@ -130,7 +337,7 @@ def _told(task: Task, status: int, error: BaseException, text: str) -> BaseExcep
     return outer
 
 
-def rebuilt(data: _wire.Buffer) -> BaseException:
+def rebuilt(data: Buffer) -> BaseException:
     try:
         error, text = _worker.read_error(data)
     except errors.CannotUnpickle as why:

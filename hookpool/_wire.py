@@ -3,9 +3,10 @@
 Owns the format and the incremental decoder.  Never pickles, never reads or writes a descriptor:
 the driver and the worker do the I/O and hand the bytes in.
 
-A *frame* is a header (kind, number, length of the body) and a body.  A frame of tasks or results
-starts its body with a table of that number of fixed-size rows, so that a batch is parsed by one
-C call; the payloads follow in the order of the rows.
+A *frame* is a header (kind, number, length of the body) and a body.  Tasks travel in *runs*:
+neighbours that call one function.  A run of plain calls (see `Form`) has one payload for all of
+them, any other run one for each.  Results travel as runs of plain values, or else in a table of
+fixed-size rows, so that a batch is parsed by one C call; their payloads follow in their order.
 
 Byte order and sizes are the machine's own: both ends are the same Python on the same machine.
 """
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 _HEADER = struct.Struct("=BxxxIQ")
-_TASK = struct.Struct("=QIIQ")
 _RESULT = struct.Struct("=QIIQ")
+# Of a run: first task, function, form. Of values: first task, microseconds.
+_RUN = struct.Struct("=QII")
+_VALUES = struct.Struct("=QQ")
+# The same with the header before it, for one call instead of two.
+_RUN_FRAME = struct.Struct("=BxxxIQQII")
+_VALUES_FRAME = struct.Struct("=BxxxIQQQ")
 
 # Room for one read.  Larger saves reads of medium messages; smaller saves memory per worker.
 # A whole socket buffer (208 KiB by default on Linux) fits a few times a second at most.
@@ -37,21 +43,27 @@ class Kind(IntEnum):
     # owner to worker
     DEFINE = 1  # number = that of the definition; body = its pickle
     FORGET = 2  # number = that of the definition
-    TASKS = 3
+    TASKS = 3  # number = how many tasks; body = a run
     EXIT = 4
     # worker to owner
     READY = 5
     UNFIT = 6  # the initializer raised; body = the pickled exception
-    RESULTS = 7
+    RESULTS = 7  # number = how many rows
     DROPPED = 8  # number = how many tasks
+    VALUES = 9  # number = how many tasks; body = a run of plain values
 
 
 class Form(IntEnum):
-    """What a task's payload holds."""
+    """What the payload of a task, or of a run of them, holds."""
 
     ARGS = 0  # args
     KWARGS = 1  # (args, kwargs)
     CALL = 2  # (function, args, kwargs)
+    PLAIN = 3  # the args of each task of the run, in one pickle: these refer to nothing
+
+
+# A member of an IntEnum costs two look-ups and a conversion each time.
+_TASKS, _VALUES_KIND, _PLAIN = int(Kind.TASKS), int(Kind.VALUES), int(Form.PLAIN)
 
 
 class Status(IntEnum):
@@ -63,13 +75,23 @@ class Status(IntEnum):
     UNSENDABLE = 3  # the same, for a result that could not be pickled
 
 
-class TaskRow(NamedTuple):
-    """One task on its way to a worker; `function` is a definition's number, or 0 (see `form`)."""
+class Run(NamedTuple):
+    """Neighbouring tasks on their way to a worker; `function` is a definition's number, or 0."""
 
-    task: int
+    first: int
     function: int
     form: int
-    payload: Buffer
+    tasks: int
+    #: One for each task; the only one, for all of them, where the form is PLAIN.
+    payloads: list[memoryview]
+
+
+class Values(NamedTuple):
+    """What neighbouring tasks returned, and the microseconds they took together."""
+
+    first: int
+    micros: int
+    payload: memoryview
 
 
 class ResultRow(NamedTuple):
@@ -95,46 +117,62 @@ def frame(kind: Kind, number: int = 0, body: Buffer = b"") -> list[Buffer]:
     return [header, body] if body else [header]
 
 
-def tasks_frame(rows: Sequence[tuple[int, int, int, Buffer]]) -> list[Buffer]:
-    """The buffers of a TASKS frame; each row is like a `TaskRow`."""
-    return _table_frame(Kind.TASKS, _TASK, rows)
+def run_frame(first: int, function: int, form: Form, payloads: Sequence[Buffer]) -> list[Buffer]:
+    """The buffers of a TASKS frame with a payload for each task."""
+    count = len(payloads)
+    sizes = struct.pack(f"={count}Q", *map(len, payloads))
+    length = _RUN.size + len(sizes) + size(payloads)
+    head = _RUN_FRAME.pack(Kind.TASKS, count, length, first, function, form)
+    return [head + sizes, *payloads]
+
+
+def plain_frame(first: int, count: int, function: int, payload: Buffer) -> list[Buffer]:
+    """The buffers of a TASKS frame with one payload for all tasks."""
+    length = _RUN.size + len(payload)
+    return [_RUN_FRAME.pack(_TASKS, count, length, first, function, _PLAIN), payload]
+
+
+def values_frame(first: int, count: int, micros: int, payload: Buffer) -> list[Buffer]:
+    """The buffers of a VALUES frame; the payload is a pickle of the list of the values."""
+    length = _VALUES.size + len(payload)
+    return [_VALUES_FRAME.pack(_VALUES_KIND, count, length, first, micros), payload]
 
 
 def results_frame(rows: Sequence[tuple[int, int, int, Buffer]]) -> list[Buffer]:
     """The buffers of a RESULTS frame; each row is like a `ResultRow`."""
-    return _table_frame(Kind.RESULTS, _RESULT, rows)
-
-
-def _table_frame(
-    kind: Kind, row: struct.Struct, rows: Sequence[tuple[int, int, int, Buffer]]
-) -> list[Buffer]:
-    if len(rows) == 1:
-        [(a, b, c, payload)] = rows
-        size = len(payload)
-        return [_HEADER.pack(kind, 1, row.size + size) + row.pack(a, b, c, size), payload]
     sizes = [len(payload) for _, _, _, payload in rows]
-    body = row.size * len(rows) + sum(sizes)
-    head = [_HEADER.pack(kind, len(rows), body)]
-    head += [row.pack(a, b, c, size) for (a, b, c, _), size in zip(rows, sizes, strict=True)]
+    head = [_HEADER.pack(Kind.RESULTS, len(rows), _RESULT.size * len(rows) + sum(sizes))]
+    head += [_RESULT.pack(a, b, c, size) for (a, b, c, _), size in zip(rows, sizes, strict=True)]
     return [b"".join(head), *(payload for _, _, _, payload in rows if payload)]
 
 
-def task_rows(frame: Frame) -> Iterator[TaskRow]:
-    """The tasks of a TASKS frame."""
-    return map(TaskRow._make, _rows(frame, _TASK))
+def run(frame: Frame) -> Run:
+    """What a TASKS frame holds."""
+    first, function, form = _RUN.unpack_from(frame.body)
+    body = memoryview(frame.body)[_RUN.size :]
+    if form == _PLAIN:
+        return Run(first, function, form, frame.number, [body])
+    at = 8 * frame.number
+    payloads = []
+    for length in struct.unpack_from(f"={frame.number}Q", body):
+        payloads.append(body[at : at + length])
+        at += length
+    return Run(first, function, form, frame.number, payloads)
+
+
+def values(frame: Frame) -> Values:
+    """What a VALUES frame holds."""
+    first, micros = _VALUES.unpack_from(frame.body)
+    return Values(first, micros, memoryview(frame.body)[_VALUES.size :])
 
 
 def result_rows(frame: Frame) -> Iterator[ResultRow]:
     """The results of a RESULTS frame."""
-    return map(ResultRow._make, _rows(frame, _RESULT))
-
-
-def _rows(frame: Frame, row: struct.Struct) -> Iterator[tuple[int, int, int, memoryview]]:
     body = memoryview(frame.body)
-    at = row.size * frame.number
-    for first, second, third, size in row.iter_unpack(body[:at]):
-        yield first, second, third, body[at : at + size]
-        at += size
+    at = _RESULT.size * frame.number
+    for task, status, micros, length in _RESULT.iter_unpack(body[:at]):
+        yield ResultRow(task, status, micros, body[at : at + length])
+        at += length
 
 
 class Decoder:
@@ -154,13 +192,19 @@ class Decoder:
     def room(self) -> memoryview:
         """Where the next bytes of the stream belong; never empty."""
         target = self._chunk if self._large is None else self._large[2]
-        return target[self._have :]
+        return target[self._have :] if self._have else target
 
     def filled(self, size: int) -> list[Frame]:
         """Take note of `size` new bytes in the room and return the frames they complete."""
-        self._have += size
         if self._large is None:
+            if not self._have and size >= _HEADER.size:
+                # By far the commonest case: what was read is one frame.
+                kind, number, length = _HEADER.unpack_from(self._chunk)
+                if size == _HEADER.size + length:
+                    return [Frame(kind, number, bytes(self._chunk[_HEADER.size : size]))]
+            self._have += size
             return self._parse()
+        self._have += size
         kind, number, body = self._large
         if self._have < len(body):
             return []

@@ -4,36 +4,42 @@ Owns the worker's end of the channel and its claims.  Knows neither the pool nor
 was started.  `main` is the target of the worker's `Process`; everything here runs in the worker's
 main thread, but for the flusher.
 
-The life of a task here::
+The life of a task here; tasks come in runs, neighbours that call one function::
 
-    frame --> queue --claim--> load --> call --> dump --> outgoing --flush--> channel
-                 |
-                 +-- no claim left: the owner has taken back what is here; drop it and say so
+    run --> queue --claim--> load --> call --> dump --> outgoing --flush--> channel
+               |
+               +-- no claim left: the owner has taken back what is here; drop it and say so
+
+Plain values (see `_plain`) are not pickled one by one, but together when they leave.
 
 What may happen in between: the process dies anywhere.  Claimed and not reported means that the
 owner fails the task; not claimed means that it runs elsewhere.  Nothing else is shared with the
 owner or with other workers, so no lock can be left behind.
 
-Results of tiny tasks wait in `_outgoing` so that many leave in one write: until the queue is
-empty, `FLUSH_SECONDS` have passed, or `FLUSH_BYTES` are there.  The flusher thread sees to the
-second when the main thread is inside a long task; it sleeps on a lock while nothing waits.
+Results of tiny tasks wait so that many leave in one write: until the queue is empty,
+`FLUSH_SECONDS` have passed, or `FLUSH_BYTES` are there.  The flusher thread sees to the second
+when the main thread is inside a long task; it sleeps on a lock while nothing waits.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import traceback
 from collections import deque
 from concurrent.futures._base import LOGGER
+from itertools import groupby
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 from hookpool import _rebuild, _wire, reduction
 from hookpool._definitions import Shelf
 from hookpool._lifeline import die_with_parent
-from hookpool._wire import Form, Kind, ResultRow, Status, TaskRow
+from hookpool._plain import FIXED, is_plain
+from hookpool._spin import Spin
+from hookpool._wire import Form, Kind, ResultRow, Status
 from hookpool.errors import CannotPickle, CannotUnpickle
 
 if TYPE_CHECKING:
@@ -145,6 +151,7 @@ def main(link: Link, start: Start) -> None:
     # Ctrl-C reaches the whole terminal, but what it means for the pool is the owner's decision.
     # A handler that does nothing and not SIG_IGN: children inherit an ignored signal.
     signal.signal(signal.SIGINT, _do_nothing)
+    _note_forks()
     _rebuild.enter_worker()
     worker = _Worker(link)
     try:
@@ -161,19 +168,71 @@ def _do_nothing(signum: int, frame: object) -> None:
     pass
 
 
+#: Whether this process is a copy of a worker, which a task has forked.
+_is_copy = False
+
+
+def _note_forks() -> None:
+    global _is_copy
+    _is_copy = False  # as the worker of a pool in a worker, it may have been forked itself
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_become_copy)
+
+
+def _become_copy() -> None:
+    global _is_copy
+    _is_copy = True
+
+
+class _Values:
+    """Plain values that neighbouring tasks returned, on their way out.
+
+    The main thread appends, without a lock; whoever flushes, under the lock, takes what is there.
+    """
+
+    __slots__ = ("first", "items", "last", "sent", "since")
+
+    def __init__(self, first: int, now: float) -> None:
+        #: The number of the task that returned the first.
+        self.first = first
+        self.items: list[Any] = []
+        #: How many of them have left.
+        self.sent = 0
+        #: When the first one that has not left began to be worked for.
+        self.since = now
+        #: When the last one was there.
+        self.last = now
+
+    def frame(self) -> list[_wire.Buffer]:
+        """What has not left yet."""
+        count, last = len(self.items), self.last
+        first, new = self.first + self.sent, self.items[self.sent : count]
+        if not new:
+            return []
+        micros = int((last - self.since) * 1e6)
+        self.sent, self.since = count, last
+        return _wire.values_frame(first, len(new), micros, pickle.dumps(new, _PROTOCOL))
+
+
+_PROTOCOL = pickle.HIGHEST_PROTOCOL
+_PLAIN = int(Form.PLAIN)
+
+
 class _Worker:
     def __init__(self, link: Link) -> None:
         self._inn, self._out, self._claims = link.ends()
-        self._pid = os.getpid()
         self._decoder = _wire.Decoder()
+        self._spin = Spin(self._inn)
         self._shelf = Shelf()
-        #: Tasks received and not claimed yet, in order.
-        self._queue: deque[TaskRow] = deque()
+        #: Runs received and not begun yet, in order.
+        self._queue: deque[_wire.Run] = deque()
         #: Whether the owner said that nothing comes any more.
         self._exiting = False
-        #: Guards the three below, and the order of writes.
+        #: Guards the four below, and the order of writes.
         self._lock = threading.Lock()
-        self._outgoing: list[ResultRow] = []
+        #: Results that have not left, in order; after them the values of the run being worked off.
+        self._outgoing: list[_Values | ResultRow] = []
+        self._values: _Values | None = None
         self._outgoing_bytes = 0
         self._outgoing_since = 0.0
         #: Held while the flusher has nothing to do.
@@ -206,7 +265,7 @@ class _Worker:
         """Work until the owner says that nothing comes any more, or is gone."""
         while True:
             if self._queue:
-                self._next()
+                self._work_off(self._queue.popleft())
                 continue
             self._flush()
             if self._exiting or not self._receive():
@@ -216,6 +275,7 @@ class _Worker:
 
     def _receive(self) -> bool:
         """Wait for bytes and take in the frames they complete; False at the end of the stream."""
+        self._spin.look()
         size = os.readv(self._inn, [self._decoder.room()])
         for frame in self._decoder.filled(size):
             self._take_in(frame)
@@ -224,7 +284,7 @@ class _Worker:
     def _take_in(self, frame: _wire.Frame) -> None:
         match frame.kind:
             case Kind.TASKS:
-                self._queue.extend(_wire.task_rows(frame))
+                self._queue.append(_wire.run(frame))
             case Kind.DEFINE:
                 self._shelf.define(frame.number, bytes(frame.body))
             case Kind.FORGET:
@@ -232,25 +292,101 @@ class _Worker:
             case Kind.EXIT:
                 self._exiting = True
 
-    # -- one task ---------------------------------------------------------------------------
+    # -- a run of tasks ---------------------------------------------------------------------
 
-    def _next(self) -> None:
+    def _work_off(self, run: _wire.Run) -> None:
+        if run.form == _PLAIN:
+            try:
+                function = self._shelf.function(run.function)
+            except BaseException:  # noqa: BLE001 - it will be raised again, for each task
+                function = None
+            if function is not None:
+                rows = pickle.loads(run.payloads[0])
+                if len(rows) == 1 and not self._queue and not self._outgoing:
+                    self._call_one(run.first, function, rows[0])
+                else:
+                    self._call_each(run.first, function, rows)
+                return
+            run = run._replace(payloads=run.payloads * run.tasks)
+        for at in range(run.tasks):
+            if not self._claim():
+                self._drop(run.tasks - at)
+                return
+            began = perf_counter()
+            status, payload = self._run(run, at)
+            self._stop_copy()
+            ended = perf_counter()
+            micros = min(int((ended - began) * 1e6), 0xFFFFFFFF)
+            idle = not self._queue and at == run.tasks - 1
+            self._send(ResultRow(run.first + at, status, micros, payload), ended, idle)
+
+    def _call_one(self, number: int, function: Callable[..., Any], args: Any) -> None:
+        """As `_call_each`, for what is the only task here: its result leaves at once."""
         if not self._claim():
-            # All that is here was taken back, for a claim is won from the tail: had the owner won
-            # only some, those before them would still have theirs.
-            dropped = len(self._queue)
-            self._queue.clear()
-            self._flush()
-            self._write(_wire.frame(Kind.DROPPED, dropped))
+            self._drop(1)
             return
-        row = self._queue.popleft()
-        started = perf_counter()
-        status, payload = self._run(row)
-        if os.getpid() != self._pid:
+        began = perf_counter()
+        try:
+            value = function(*args)
+        except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
+            self._stop_copy()
+            status, payload = Status.RAISED, self._dump_error(error)
+        else:
+            self._stop_copy()
+            if is_plain(value):
+                micros = int((perf_counter() - began) * 1e6)
+                data = pickle.dumps([value], _PROTOCOL)
+                with self._lock:
+                    self._write(_wire.values_frame(number, 1, micros, data))
+                return
+            status, payload = self._dump(value)
+        now = perf_counter()
+        micros = min(int((now - began) * 1e6), 0xFFFFFFFF)
+        self._send(ResultRow(number, status, micros, payload), now, True)
+
+    def _call_each(self, first: int, function: Callable[..., Any], rows: list[Any]) -> None:
+        """Call a function with plain arguments, and keep plain values together."""
+        claim, clock, fixed = self._claim, perf_counter, FIXED
+        if len(rows) > 1:
+            self._wake_flusher()
+        values = self._begin_values(first, clock())
+        for number, args in enumerate(rows, first):
+            if not claim():
+                self._drop(len(rows) - (number - first))
+                return
+            try:
+                value = function(*args)
+                kind = type(value)
+                is_value = kind is int or kind in fixed or is_plain(value)
+            except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
+                self._stop_copy()
+                values = self._interject(number, Status.RAISED, self._dump_error(error), values)
+                continue
+            if _is_copy:
+                self._stop_copy()
+            if is_value:
+                values.items.append(value)
+                values.last = now = clock()
+                if now - values.since > FLUSH_SECONDS:
+                    self._flush()
+            else:
+                status, payload = self._dump(value)
+                del value
+                values = self._interject(number, status, payload, values)
+        self._end_values()
+
+    def _stop_copy(self) -> None:
+        if _is_copy:
             os._exit(1)  # a child the task forked came back here: it must not speak for us
-        finished = perf_counter()
-        micros = min(int((finished - started) * 1e6), 0xFFFFFFFF)
-        self._send(ResultRow(row.task, status, micros, payload), finished)
+
+    def _drop(self, here: int) -> None:
+        # All that is here was taken back, for a claim is won from the tail: had the owner won
+        # only some, those before them would still have theirs.
+        dropped = here + sum(run.tasks for run in self._queue)
+        self._queue.clear()
+        self._end_values()
+        self._flush()
+        self._write(_wire.frame(Kind.DROPPED, dropped))
 
     def _claim(self) -> bool:
         if self._claims is None:
@@ -261,27 +397,33 @@ class _Worker:
             return False
         return True
 
-    def _run(self, row: TaskRow) -> tuple[Status, bytes]:
+    def _run(self, run: _wire.Run, at: int) -> tuple[Status, bytes]:
         """Load, call, dump.  References to the user's objects end with this frame."""
-        status = Status.UNREADABLE
         try:
-            function, args, kwargs = self._load(row)
-            status = Status.RAISED
-            value = function(*args, **kwargs)
-            status = Status.UNSENDABLE
-            return Status.VALUE, self._shelf.dump(value)
+            function, args, kwargs = self._load(run, at)
         except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
-            return status, self._dump_error(error)
+            return Status.UNREADABLE, self._dump_error(error)
+        try:
+            value = function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - as above
+            return Status.RAISED, self._dump_error(error)
+        return self._dump(value)
 
-    def _load(self, row: TaskRow) -> tuple[Any, Any, Any]:
-        if row.form == Form.CALL:
-            function, args, kwargs = self._shelf.load(row.payload)
+    def _load(self, run: _wire.Run, at: int) -> tuple[Any, Any, Any]:
+        if run.form == Form.CALL:
+            function, args, kwargs = self._shelf.load(run.payloads[at])
             return function, args, kwargs
-        function = self._shelf.function(row.function)
-        if row.form == Form.ARGS:
-            return function, self._shelf.load(row.payload), {}
-        args, kwargs = self._shelf.load(row.payload)
+        function = self._shelf.function(run.function)
+        if run.form == Form.ARGS:
+            return function, self._shelf.load(run.payloads[at]), {}
+        args, kwargs = self._shelf.load(run.payloads[at])
         return function, args, kwargs
+
+    def _dump(self, value: Any) -> tuple[Status, bytes]:
+        try:
+            return Status.VALUE, self._shelf.dump(value)
+        except BaseException as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+            return Status.UNSENDABLE, self._dump_error(error)
 
     def _dump_error(self, error: BaseException) -> bytes:
         """The exception and its traceback as text; a stand-in for one that does not travel."""
@@ -292,7 +434,7 @@ class _Worker:
         text = "".join(traceback.format_exception(type(error), error, inner))
         try:
             return self._shelf.dump((error.with_traceback(None), text))
-        except Exception as why:  # noqa: BLE001 - whatever a user's __reduce__ raises
+        except BaseException as why:  # noqa: BLE001 - whatever a user's __reduce__ raises
             stand_in = CannotPickle(
                 f"the task raised {type(error).__name__}: {_text(error)}; the exception itself "
                 f"does not travel ({why}); see the traceback below for where it was raised"
@@ -301,8 +443,30 @@ class _Worker:
 
     # -- sending ----------------------------------------------------------------------------
 
-    def _send(self, row: ResultRow, now: float) -> None:
-        if not self._queue:
+    def _begin_values(self, first: int, now: float) -> _Values:
+        """Collect plain values from this task on."""
+        values = _Values(first, now)
+        with self._lock:
+            self._values = values
+        return values
+
+    def _end_values(self) -> None:
+        """No more of them come."""
+        with self._lock:
+            if self._values is not None:
+                self._outgoing.append(self._values)
+                self._values = None
+
+    def _interject(self, task: int, status: Status, payload: bytes, values: _Values) -> _Values:
+        """A result between plain values that is not one; returns where the next ones go."""
+        self._end_values()
+        now = perf_counter()
+        micros = min(int((now - values.last) * 1e6), 0xFFFFFFFF)
+        self._send(ResultRow(task, status, micros, payload), now, False)
+        return self._begin_values(task + 1, now)
+
+    def _send(self, row: ResultRow, now: float, idle: bool) -> None:
+        if idle:
             with self._lock:
                 self._outgoing.append(row)
                 self._write_outgoing()
@@ -326,9 +490,19 @@ class _Worker:
 
     def _write_outgoing(self) -> None:
         assert self._lock.locked()
+        buffers: list[_wire.Buffer] = []
         if self._outgoing:
-            rows, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
-            self._write(_wire.results_frame(rows))
+            pieces, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
+            for are_values, group in groupby(pieces, _are_values):
+                if are_values:
+                    for values in group:
+                        buffers += values.frame()  # type: ignore[union-attr]
+                else:
+                    buffers += _wire.results_frame(list(group))  # type: ignore[arg-type]
+        if self._values is not None:
+            buffers += self._values.frame()
+        if buffers:
+            self._write(buffers)
 
     def _write(self, buffers: list[_wire.Buffer]) -> None:
         if _wire.size(buffers) <= FLUSH_BYTES:
@@ -355,6 +529,10 @@ class _Worker:
             except OSError:
                 return  # the owner is gone; the main thread will find out
             self._nothing_waits.acquire()
+
+
+def _are_values(piece: _Values | ResultRow) -> bool:
+    return type(piece) is _Values
 
 
 def _text(error: BaseException) -> str:

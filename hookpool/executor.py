@@ -16,21 +16,22 @@ does no I/O (`_driver`).  Any thread may call anything here.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import sys
 import threading
 import time
 import weakref
-from concurrent.futures import Executor, Future, InvalidStateError
+from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from hookpool import _driver, _events, _scheduler, _worker, errors
 from hookpool._cpus import cpu_count
 from hookpool._definitions import Ledger
 from hookpool._driver import Driver
+from hookpool._future import HookFuture
 from hookpool._map import Map
-from hookpool._task import Sink, Task
+from hookpool._plain import are_plain
+from hookpool._task import Task
 from hookpool._wire import Form
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class HookPoolExecutor(Executor):
             self._driver.check_open()
             future.set_exception(error)
             return future
-        future._number = self._driver.submit([task])
+        future._number = self._driver.submit(task)
         return future
 
     def map(
@@ -196,7 +197,7 @@ class HookPoolExecutor(Executor):
 
     def _task(
         self,
-        sink: Sink,
+        future: HookFuture[Any],
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
@@ -208,12 +209,11 @@ class HookPoolExecutor(Executor):
         elif kwargs:
             parts = {"args": args, "kwargs": kwargs}
             packet, form = self._ledger.dump((args, kwargs), parts), Form.KWARGS
+        elif are_plain(args):
+            return Task(future, fn, definition, Form.PLAIN, args, (), _group(fn))
         else:
             packet, form = self._ledger.dump(args, {"args": args}), Form.ARGS
-        needs = packet.needs
-        if definition is not None:
-            needs = (*definition.needs, definition, *needs)
-        return Task(sink, fn, definition, form, packet.data, needs, _group(fn))
+        return Task(future, fn, definition, form, packet.data, packet.needs, _group(fn))
 
     # -- ending -----------------------------------------------------------------------------
 
@@ -287,77 +287,6 @@ class HookPoolExecutor(Executor):
 
 #: Told to the driver when the executor is dropped.
 _DROPPED = _events.ShutdownAsked(False, 0.0)
-
-
-#: The states of a future that has its outcome (`concurrent.futures._base` has no public names).
-_ENDED = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"})
-
-
-class HookFuture(Future[T]):
-    """A `concurrent.futures.Future` whose `cancel` and `running` ask the pool for the truth."""
-
-    def __init__(self, driver: Driver) -> None:
-        super().__init__()
-        self._driver = driver
-        #: The number of its task, once submitted.
-        self._number: int | None = None
-
-    def cancel(self) -> bool:
-        """Cancel the call if no worker has claimed it.
-
-        Returns:
-            True if it is cancelled, now or earlier; False if it is running or finished.
-        """
-        if self.done():
-            return self.cancelled()
-        if self._number is None or not self._driver.cancel(self._number):
-            return self.cancelled()
-        self.set_cancelled()
-        return True
-
-    def result(self, timeout: float | None = None) -> T:
-        """As in the standard library."""
-        return super().result(self._help(timeout))
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As in the standard library."""
-        return super().exception(self._help(timeout))
-
-    def _help(self, timeout: float | None) -> float | None:
-        """Read the result oneself, if that is possible now; the time then left to wait."""
-        if self._state in _ENDED or self._number is None:
-            return timeout
-        if timeout is None:
-            self._driver.help(self._number, None)
-            return None
-        deadline = time.monotonic() + timeout
-        self._driver.help(self._number, timeout)
-        return max(0.0, deadline - time.monotonic())
-
-    def has_callbacks(self) -> bool:
-        """Whether the outcome makes code of the user run."""
-        return bool(self._done_callbacks)  # type: ignore[attr-defined]
-
-    def running(self) -> bool:
-        """Whether a worker has claimed the call and has not finished it."""
-        return (
-            not self.done() and self._number is not None and self._driver.is_running(self._number)
-        )
-
-    def set_cancelled(self) -> None:
-        """The pool's word that the call will never run."""
-        if super().cancel():
-            self.set_running_or_notify_cancel()
-
-    def set_result(self, result: T) -> None:
-        """The pool's word that the call returned."""
-        with contextlib.suppress(InvalidStateError):  # the user has set it: then that counts
-            super().set_result(result)
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        """The pool's word that the call failed."""
-        with contextlib.suppress(InvalidStateError):
-            super().set_exception(exception)
 
 
 def _group(fn: object) -> int:

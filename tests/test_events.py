@@ -8,7 +8,15 @@ import pytest
 
 from hookpool import _events
 
-PLAIN = {int, float, bool, _events.Why, _events.Span, tuple[_events.Span, ...], tuple[int, ...]}
+PLAIN = {
+    int,
+    float,
+    bool,
+    _events.Why,
+    _events.Span,
+    tuple[_events.Span, ...],
+    tuple[tuple[int, int], ...],
+}
 
 
 @pytest.mark.parametrize(

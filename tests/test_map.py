@@ -7,29 +7,33 @@ import time
 
 import pytest
 
+from hookpool import _map
 from hookpool._definitions import Ledger
-from hookpool._map import LARGEST_FEED, Map
+from hookpool._map import FEED_SECONDS, LARGEST_FEED, Map
+from hookpool._wire import Form
 
 
 class Driver:
-    """Takes tasks, and finishes them when told."""
+    """Takes blocks, and finishes their tasks when told."""
 
     def __init__(self):
         self.tasks = []
         self.feeds = []
         self.abandoned = []
 
-    def submit(self, tasks):
-        first = len(self.tasks)
-        self.tasks += tasks
-        self.feeds.append(len(tasks))
-        return first
+    def submit_block(self, block):
+        block.first = len(self.tasks)
+        self.tasks += [block] * len(block)
+        self.feeds.append(len(block))
 
     def abandon(self, first, stop, kill):
         self.abandoned.append((first, stop, kill))
 
-    def finish(self, index, value):
-        self.tasks[index].sink.set_result(value)
+    def finish(self, number, *values):
+        self.tasks[number].set_values(number, list(values))
+
+    def fail(self, number, error):
+        self.tasks[number].set_exception(number, error)
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_what_has_arrived_is_given_even_after_the_deadline(driver):
 def test_an_error_comes_in_its_place_and_abandons_the_rest(driver):
     results = start(driver, range(3))
     driver.finish(0, 0)
-    driver.tasks[1].sink.set_exception(LookupError())
+    driver.fail(1, LookupError())
 
     assert next(results) == 0
     with pytest.raises(LookupError):
@@ -124,6 +128,63 @@ def test_a_generator_closed_early_abandons(driver):
     results.close()
 
     assert {kill for _, _, kill in driver.abandoned} == {False}
+
+
+def test_values_that_arrive_together_come_one_by_one(driver):
+    results = start(driver, range(7))
+    driver.finish(3, 30, 40, 50)
+    driver.finish(0, 0)
+    driver.finish(1, 10, 20)
+    driver.finish(6, 60)
+
+    assert list(results) == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_a_slow_iterable_is_handed_over_in_small_groups(driver, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(_map.time, "monotonic", lambda: now[0])
+
+    def slow():
+        for n in range(40):
+            now[0] += FEED_SECONDS
+            yield n
+
+    start(driver, slow())
+
+    assert max(driver.feeds) <= 2
+    assert sum(driver.feeds) == 40
+
+
+def test_what_has_been_yielded_is_forgotten(driver):
+    items = iter(range(1000))
+    run = Map(driver, Ledger(), abs, 0, ((item,) for item in items))
+    run.feed(2)
+    results = run.results(None, object())
+    for n in range(900):
+        driver.finish(n, n)
+        assert next(results) == n
+
+    assert len(run._handed) <= 4
+    results.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "plain"),
+    [
+        ([(1, "a"), (None, 2.5)], True),
+        ([((1, (2, b"c")),), (3,)], True),
+        ([([1],)], False),
+        ([(True, object())], False),
+        ([("x" * 10_000,)], False),
+        ([((((((1,),),),),),)], False),
+    ],
+)
+def test_only_calls_that_refer_to_nothing_share_a_pickle(driver, rows, plain):
+    run = Map(driver, Ledger(), abs, 0, iter(rows))
+    run.feed(None)
+
+    assert (driver.tasks[0].form is Form.PLAIN) == plain
+    assert (driver.tasks[0].payloads[0] == rows[0]) == plain
 
 
 def test_an_item_that_does_not_pickle_has_no_task(driver):

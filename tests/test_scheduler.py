@@ -64,7 +64,7 @@ class Desk:
         return [action for w in workers for action in self(WorkerReady(w, self.now))]
 
     def finish(self, worker, count=1, micros=100):
-        return self(Finished(worker, (micros,) * count, self.now))
+        return self(Finished(worker, ((1, micros),) * count, self.now))
 
     def exit(self, worker, unclaimed=0):
         return self(WorkerExited(worker, unclaimed, self.now))
@@ -391,7 +391,7 @@ def test_termination_breaks_the_pool():
 
 
 @pytest.mark.parametrize(
-    "event", [Finished(9, (1,), 0.0), TookBack(9, 0, 0.0), Dropped(9, 1, 0.0)]
+    "event", [Finished(9, ((1, 1),), 0.0), TookBack(9, 0, 0.0), Dropped(9, 1, 0.0)]
 )
 def test_news_of_a_worker_that_is_gone_is_of_no_interest(event):
     assert Desk()(event) == []

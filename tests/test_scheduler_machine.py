@@ -103,7 +103,10 @@ class World:
             if not self.broken:
                 for task in done:
                     self.ended[task] += 1
-            self.tell(s.Finished(number, (100,) * len(done), self.now))
+            together = len(done) // 2  # reported as a run, the others one by one
+            runs = ((together, 100 * together),) if together else ()
+            runs += ((1, 100),) * (len(done) - together)
+            self.tell(s.Finished(number, runs, self.now))
         if worker.dropped:
             dropped, worker.dropped = worker.dropped, 0
             self.tell(s.Dropped(number, dropped, self.now))

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+
 import pytest
 
 from hookpool import errors, reduction
-from hookpool._task import Task, describe, rebuilt, resolve
+from hookpool._future import HookFuture
+from hookpool._task import (
+    Block,
+    Rows,
+    Task,
+    Values,
+    describe,
+    end_of_run,
+    name_of,
+    rebuilt,
+    resolve,
+)
 from hookpool._wire import Form, ResultRow, Status
 
 
-class Sink:
-    """Remembers what it was told."""
-
-    def __init__(self):
-        self.told = []
-
-    def set_result(self, value, /):
-        self.told.append(("value", value))
-
-    def set_exception(self, error, /):
-        self.told.append(("error", error))
-
-    def set_cancelled(self):
-        self.told.append(("cancelled", None))
-
-    def has_callbacks(self):
-        return False
+def make_task(function=len, definition=None, form=Form.ARGS, payload=b""):
+    return Task(HookFuture(None), function, definition, form, payload, (), 0)
 
 
 def outcome(status, payload, function=len):
-    sink = Sink()
-    task = Task(sink, function, None, Form.ARGS, b"", (), 0)
+    task = make_task(function)
     resolve(task, ResultRow(0, status, 1, payload))
-    [told] = sink.told
-    return told
+    error = task.future.exception(0)
+    return ("value", task.future.result(0)) if error is None else ("error", error)
+
+
+class Consumer:
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.values = {}
+        self.errors = {}
+
+    def take_values(self, index, values):
+        self.values[index] = values
+
+    def take_error(self, index, error):
+        self.errors[index] = error
+
+
+def make_block(consumer, size, first=0, index=0):
+    block = Block(consumer, index, len, None, Form.PLAIN, [()] * size, (), 0)
+    block.first = first
+    return block
 
 
 def test_a_value_is_rebuilt():
@@ -84,6 +101,62 @@ def test_an_error_from_an_initializer_is_rebuilt_with_its_traceback():
 
 
 def test_tasks_are_named_by_function_and_place():
-    assert describe(len) == "len"
-    assert "<lambda> at test_task.py:" in describe(lambda: None)
-    assert describe(3) == "3"
+    assert describe(make_task(len)) == "task len"
+    assert "<lambda> at test_task.py:" in name_of(lambda: None)
+    assert name_of(3) == "3"
+
+
+def test_values_of_a_block_stay_together():
+    consumer = Consumer()
+    block = make_block(consumer, 3, first=100, index=10)
+    arrived = Values(101, ["a", "b"])
+    arrived.works += [block, block]
+
+    arrived.settle()
+
+    assert consumer.values == {11: ["a", "b"]}
+
+
+def test_values_find_their_tasks_whatever_stands_between_them():
+    consumer = Consumer()
+    tasks = [make_task(), make_task()]
+    arrived = Values(0, ["a", "gone", "b", "c", "d"])
+    arrived.works += [tasks[0], None, make_block(consumer, 2, first=2), tasks[1], None]
+    arrived.works[3:] = [make_block(consumer, 1, first=3, index=7), tasks[1]]
+
+    arrived.settle()
+
+    assert [task.future.result(0) for task in tasks] == ["a", "d"]
+    assert consumer.values == {0: ["b"], 7: ["c"]}
+
+
+def test_what_an_interrupt_kept_in_the_table_is_not_settled():
+    Values(0, [1, 2]).settle()
+    Rows([ResultRow(0, Status.VALUE, 1, reduction.dumps(1))]).settle()
+
+
+def test_a_block_tells_who_failed_and_who_was_cancelled():
+    consumer = Consumer()
+    block = make_block(consumer, 3, first=5, index=1)
+
+    block.set_exception(6, KeyError())
+    block.set_cancelled(7)
+
+    assert type(consumer.errors[2]) is KeyError
+    assert type(consumer.errors[3]) is CancelledError
+
+
+def test_a_run_ends_where_the_function_or_the_form_changes():
+    one, other = object(), object()
+    table = {
+        0: make_task(definition=one),
+        1: make_task(definition=one),
+        2: make_task(definition=other),
+        3: make_task(definition=other, form=Form.PLAIN),
+        4: make_block(Consumer(), 4, first=4),
+    }
+    table |= {5: table[4], 6: table[4]}
+
+    ends = [end_of_run(table, start, 7) for start in range(7)]
+
+    assert ends == [2, 2, 3, 4, 7, 7, 7]

@@ -20,7 +20,14 @@ frames = st.one_of(
     st.lists(
         st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.just(1), payloads),
         max_size=4,
-    ).map(_wire.tasks_frame),
+    ).map(_wire.results_frame),
+    st.builds(
+        _wire.run_frame,
+        st.integers(0, 2**64 - 1),
+        st.integers(0, 2**32 - 1),
+        st.just(Form.ARGS),
+        st.lists(payloads, min_size=1, max_size=4),
+    ),
 )
 
 
@@ -53,13 +60,31 @@ def test_a_truncated_frame_is_not_delivered():
     assert decode(stream[:-1], 1 << 20) == []
 
 
-def test_task_rows_come_back_in_order():
-    rows = [(1, 5, Form.ARGS, b"a"), (2, 0, Form.CALL, b""), (3, 5, Form.KWARGS, b"ccc")]
+def test_a_run_comes_back_with_a_payload_for_each_task():
+    buffers = _wire.run_frame(1 << 62, 5, Form.KWARGS, [b"a", b"", b"ccc"])
 
-    (frame,) = decode(_wire.join(_wire.tasks_frame(rows)), 1 << 20)
+    (frame,) = decode(_wire.join(buffers), 1 << 20)
+    run = _wire.run(frame)
 
     assert frame.kind == Kind.TASKS
-    assert [(*row[:3], bytes(row.payload)) for row in _wire.task_rows(frame)] == rows
+    assert run[:4] == (1 << 62, 5, Form.KWARGS, 3)
+    assert [bytes(payload) for payload in run.payloads] == [b"a", b"", b"ccc"]
+
+
+def test_a_plain_run_comes_back_with_one_payload():
+    (frame,) = decode(_wire.join(_wire.plain_frame(7, 3, 5, b"abc")), 1 << 20)
+    run = _wire.run(frame)
+
+    assert run[:4] == (7, 5, Form.PLAIN, 3)
+    assert [bytes(payload) for payload in run.payloads] == [b"abc"]
+
+
+def test_values_come_back():
+    (frame,) = decode(_wire.join(_wire.values_frame(7, 3, 1_000_000_000_000, b"abc")), 1 << 20)
+    first, micros, payload = _wire.values(frame)
+
+    assert (frame.kind, frame.number) == (Kind.VALUES, 3)
+    assert (first, micros, bytes(payload)) == (7, 1_000_000_000_000, b"abc")
 
 
 def test_result_rows_come_back_in_order():

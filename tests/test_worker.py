@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import time
 
@@ -32,12 +33,14 @@ class Owner:
         self.frames = []
 
     def send(self, *calls, claims=None):
-        rows = [
-            (number, 0, Form.CALL, reduction.dumps((fn, args, {})))
-            for number, (fn, *args) in enumerate(calls)
-        ]
+        payloads = [reduction.dumps((fn, args, {})) for fn, *args in calls]
+        self.channel.add_claims(len(calls) if claims is None else claims)
+        self.channel.send(_wire.run_frame(0, 0, Form.CALL, payloads))
+
+    def send_plain(self, fn, rows, claims=None):
+        self.channel.send(_wire.frame(Kind.DEFINE, 1, reduction.dumps(fn)))
         self.channel.add_claims(len(rows) if claims is None else claims)
-        self.channel.send(_wire.tasks_frame(rows))
+        self.channel.send(_wire.plain_frame(0, len(rows), 1, pickle.dumps(rows)))
 
     def receive(self, count):
         """Wait for so many results or other frames."""
@@ -47,6 +50,10 @@ class Owner:
             for frame in frames:
                 if frame.kind == Kind.RESULTS:
                     self.frames += list(_wire.result_rows(frame))
+                elif frame.kind == Kind.VALUES:
+                    first, _, payload = _wire.values(frame)
+                    for at, value in enumerate(pickle.loads(payload)):
+                        self.frames.append((first + at, value))
                 else:
                     self.frames.append(frame)
             return len(self.frames) >= count
@@ -140,7 +147,7 @@ def test_a_task_that_raises_says_what_and_where(owner):
 
 def test_a_payload_that_cannot_be_loaded_fails_its_task_only(owner):
     owner.channel.add_claims(1)
-    owner.channel.send(_wire.tasks_frame([(5, 0, Form.CALL, b"nonsense")]))
+    owner.channel.send(_wire.run_frame(5, 0, Form.CALL, [b"nonsense"]))
     owner.send((abs, -1))
     owner.thread.start()
 
@@ -158,6 +165,72 @@ def test_a_result_that_cannot_be_pickled_fails_its_task_only(owner):
 
     assert values(rows[2:]) == [1]
     assert rows[2].status == Status.VALUE
+
+
+def test_plain_calls_come_back_as_plain_values(owner):
+    owner.send_plain(abs, [(-1,), (-2,), (-3,)])
+    owner.thread.start()
+
+    assert owner.receive(3) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_errors_and_objects_between_plain_values_keep_their_places(owner):
+    owner.send_plain(_odd_ones, [(n,) for n in range(6)])
+    owner.thread.start()
+
+    results = owner.receive(6)
+
+    assert results[0] == (0, 0)
+    assert (results[1].task, results[1].status) == (1, Status.RAISED)
+    assert results[2] == (2, 2)
+    assert reduction.loads(results[3].payload) == [3]
+    assert results[4:] == [(4, 4), (5, 5)]
+
+
+def _odd_ones(n):
+    if n == 1:
+        raise ValueError(n)
+    return [n] if n == 3 else n
+
+
+def test_plain_calls_that_were_taken_back_are_dropped_with_all_behind_them(owner):
+    owner.send_plain(abs, [(-1,), (-2,), (-3,)])
+    owner.send((abs, -4))
+    assert owner.channel.take_claims(3) == 3
+    owner.thread.start()
+
+    value, dropped = owner.receive(2)
+
+    assert value == (0, 1)
+    assert (dropped.kind, dropped.number) == (Kind.DROPPED, 3)
+
+
+def test_a_value_is_heard_of_while_the_next_plain_call_is_long(owner):
+    gate = threading.Event()
+    _gates.append(gate)
+    owner.send_plain(_wait_if, [(False,), (True,), (False,)])
+    owner.thread.start()
+
+    assert owner.receive(1) == [(0, False)]
+    gate.set()
+    assert owner.receive(2) == [(1, True), (2, False)]
+
+
+def _wait_if(wait):
+    return wait and _wait()
+
+
+def test_a_function_that_cannot_be_loaded_fails_each_plain_call_of_it(owner):
+    owner.channel.send(_wire.frame(Kind.DEFINE, 1, b"nonsense"))
+    owner.channel.add_claims(2)
+    owner.channel.send(_wire.plain_frame(0, 2, 1, pickle.dumps([(1,), (2,)])))
+    owner.send((abs, -1))
+    owner.thread.start()
+
+    first, second, good = owner.receive(3)
+
+    assert (first.status, second.status) == (Status.UNREADABLE, Status.UNREADABLE)
+    assert values([good]) == [1]
 
 
 def test_durations_are_measured(owner):

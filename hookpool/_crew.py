@@ -1,0 +1,130 @@
+"""The owner's side of one worker: its process, its channel, and what it has been sent.
+
+Owns the descriptors of a worker and closes them.  Takes no decisions: the driver says what is sent
+to whom, and its lock is around every call here that writes.  Never blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from hookpool import _wire
+from hookpool._spin import Spin
+from hookpool._task import Task, end_of_run, plain_message, run_frame
+from hookpool._wire import Form, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from multiprocessing.process import BaseProcess
+
+    from hookpool._channel import Channel
+    from hookpool._definitions import Definition
+    from hookpool._events import Span
+    from hookpool._task import Work
+    from hookpool._wire import Buffer
+
+
+_PLAIN = Form.PLAIN
+
+
+class Worker:
+    """See the module."""
+
+    __slots__ = (
+        "channel", "death", "definitions", "number", "pidfd", "process", "reading", "retired",
+        "spin", "unfit",
+    )  # fmt: skip
+
+    def __init__(self, number: int, process: BaseProcess, channel: Channel) -> None:
+        self.number = number
+        self.process = process
+        self.channel = channel
+        #: Readable once the process has ended. A pidfd where there is one: the sentinel is a pipe,
+        #: and a child that a task forked would keep it open beyond the worker's death.
+        self.pidfd = _open_pidfd(process.pid)
+        self.death = process.sentinel if self.pidfd is None else self.pidfd
+        #: The numbers of the definitions it has been sent.
+        self.definitions: set[int] = set()
+        #: Held by the thread that reads its channel.
+        self.reading = threading.Lock()
+        #: For that thread.
+        self.spin = Spin(channel.inn)
+        #: Whether it was told to exit.
+        self.retired = False
+        #: Whether its initializer raised.
+        self.unfit = False
+
+    def fds(self) -> list[int]:
+        """The descriptors that a forked child of the owner must close."""
+        return self.channel.fds() + ([] if self.pidfd is None else [self.pidfd])
+
+    def close(self) -> None:
+        """Give up all descriptors."""
+        self.channel.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+
+    def retire(self) -> None:
+        """Tell it to exit when it has done what it holds."""
+        self.retired = True
+        self.channel.send(_wire.frame(Kind.EXIT))
+
+    def send(self, table: Mapping[int, Work], spans: tuple[Span, ...]) -> None:
+        """Send it tasks, with the definitions it lacks, as far as the kernel takes them now."""
+        if len(spans) == 1:
+            [(start, stop, _)] = spans
+            if stop - start == 1 and self._send_plain(table[start], start):
+                return
+        buffers: list[Buffer] = []
+        count = 0
+        for start, end, _ in spans:
+            count += end - start
+            while start < end:
+                stop = end_of_run(table, start, end)
+                head = table[start]
+                definition = head.definition
+                # Who has a definition has all that it needs: these live as long as it does.
+                if definition is not None and definition.number not in self.definitions:
+                    self._define(definition.needs, buffers)
+                    self._define((definition,), buffers)
+                if head.needs:
+                    self._define(head.needs, buffers)
+                buffers += run_frame(table, start, stop)
+                start = stop
+        self.channel.add_claims(count)
+        self.channel.send(buffers)
+
+    def _send_plain(self, work: Work, number: int) -> bool:
+        """Send a plain call of a function that the worker has: the commonest, by a short way."""
+        if (
+            type(work) is not Task
+            or work.form is not _PLAIN
+            or work.definition.number not in self.definitions  # type: ignore[union-attr]
+        ):
+            return False
+        self.channel.add_claims(1)
+        self.channel.send_small(plain_message(work, number))
+        return True
+
+    def _define(self, definitions: Iterable[Definition], buffers: list[Buffer]) -> None:
+        for definition in definitions:
+            if definition.number not in self.definitions:
+                self.definitions.add(definition.number)
+                buffers += _wire.frame(Kind.DEFINE, definition.number, definition.data)
+
+    def forget(self, number: int) -> None:
+        """Tell it that a definition is gone, if it has it."""
+        if number in self.definitions:
+            self.definitions.discard(number)
+            self.channel.send(_wire.frame(Kind.FORGET, number))
+
+
+def _open_pidfd(pid: int | None) -> int | None:
+    if pid is None or not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # it has ended and is gone, or the kernel has no pidfds
+        return None

@@ -1,0 +1,177 @@
+"""`HookFuture`: the standard future, that costs what is used of it.
+
+Owns the change of a future's state.  A standard future makes a condition, a lock and two lists
+when it is made; most futures of a pool are settled before anybody waits for them and need none.
+Here they come into being, all at once, when something first asks for one.
+
+Threads: anybody may ask, one thread settles.  Two things must not come between each other: making
+the condition, and settling a future that has none.  Otherwise somebody could begin to wait for
+what has just happened.  One lock for all futures is around both; it is held for a few dictionary
+operations and never while anything is waited for.  (Settling without any lock looks safe, and
+makes `concurrent.futures.as_completed` fail with a `KeyError`: it reads the states twice.)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, InvalidStateError
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+T = TypeVar("T")
+
+# The states of `concurrent.futures._base`, which have no public names.
+_PENDING = "PENDING"
+_FINISHED = "FINISHED"
+_ENDED = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED", _FINISHED})
+
+# Re-entrant, for a signal handler that asks for a condition while its own thread settles.
+_lock = threading.RLock()
+
+
+class Pool(Protocol):
+    """What a future asks its pool."""
+
+    def cancel(self, number: int) -> bool:
+        """Whether the task had not been started and now never will be."""
+
+    def is_running(self, number: int) -> bool:
+        """Whether a worker has claimed the task."""
+
+    def help(self, number: int, timeout: float | None) -> None:
+        """Read results in the calling thread, for a while, if that is possible."""
+
+
+class _Late:
+    """An attribute that a future gets when it is first asked for."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: Any, owner: type) -> Any:
+        if future is None:
+            return self
+        _equip(future.__dict__)
+        return future.__dict__[self._name]
+
+
+def _equip(attributes: dict[str, Any]) -> None:
+    """Give a future all that a standard one has from the start."""
+    condition = threading.Condition()
+    with _lock:
+        if "_condition" not in attributes:
+            attributes["_waiters"] = []
+            attributes["_done_callbacks"] = []
+            attributes["_condition"] = condition  # the last: it says that the others are there
+
+
+class HookFuture(Future[T]):
+    """A `concurrent.futures.Future` whose `cancel` and `running` ask the pool for the truth."""
+
+    # What `Future.__init__` would set, until it differs.
+    _state: str = _PENDING
+    _result: T | None = None
+    _exception: BaseException | None = None
+    _condition = _Late()
+    _waiters = _Late()
+    _done_callbacks = _Late()
+    #: The number of its task, once submitted.
+    _number: int | None = None
+
+    def __init__(self, pool: Pool) -> None:
+        # Not `super().__init__`: what that makes is made late, or never.
+        self._pool = pool
+
+    def cancel(self) -> bool:
+        """Cancel the call if no worker has claimed it.
+
+        Returns:
+            True if it is cancelled, now or earlier; False if it is running or finished.
+        """
+        if self.done():
+            return self.cancelled()
+        if self._number is None or not self._pool.cancel(self._number):
+            return self.cancelled()
+        self.set_cancelled()
+        return True
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled."""
+        return self._state in _ENDED and self._state != _FINISHED
+
+    def done(self) -> bool:
+        """Whether the call was cancelled or has ended."""
+        return self._state in _ENDED
+
+    def running(self) -> bool:
+        """Whether a worker has claimed the call and has not finished it."""
+        return not self.done() and self._number is not None and self._pool.is_running(self._number)
+
+    def result(self, timeout: float | None = None) -> T:
+        """As in the standard library."""
+        if self._state not in _ENDED:
+            timeout = self._help(timeout)
+        # The state is what settling sets last.
+        if self._state == _FINISHED and self._exception is None:
+            return self._result  # type: ignore[return-value]
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As in the standard library."""
+        if self._state not in _ENDED:
+            timeout = self._help(timeout)
+        if self._state == _FINISHED:
+            return self._exception
+        return super().exception(timeout)
+
+    def _help(self, timeout: float | None) -> float | None:
+        """Read the result oneself, if that is possible now; the time then left to wait."""
+        if self._number is None:
+            return timeout
+        if timeout is None:
+            self._pool.help(self._number, None)
+            return None
+        deadline = time.monotonic() + timeout
+        self._pool.help(self._number, timeout)
+        return max(0.0, deadline - time.monotonic())
+
+    def has_callbacks(self) -> bool:
+        """Whether the outcome makes code of the user run."""
+        return "_condition" in self.__dict__ and bool(self._done_callbacks)
+
+    # -- the pool's word --------------------------------------------------------------------
+
+    def set_cancelled(self) -> None:
+        """The pool's word that the call will never run."""
+        if super().cancel():
+            self.set_running_or_notify_cancel()
+
+    def settle_exception(self, error: BaseException) -> None:
+        """The pool's word that the call failed."""
+        try:
+            self.set_exception(error)
+        except InvalidStateError:
+            pass  # the user has set it: then that counts
+
+
+def settle(outcomes: Sequence[tuple[HookFuture[Any], Any]]) -> None:
+    """Give futures their results, those that nobody has asked anything of all at once."""
+    asked: list[tuple[HookFuture[Any], Any]] = []
+    with _lock:
+        for future, value in outcomes:
+            attributes = future.__dict__
+            if "_condition" not in attributes:
+                attributes["_result"] = value
+                attributes["_state"] = _FINISHED
+                if "_condition" not in attributes:
+                    continue
+                attributes["_state"] = _PENDING  # a signal handler has asked just now
+            asked.append((future, value))
+    for future, value in asked:
+        try:
+            future.set_result(value)
+        except InvalidStateError:
+            pass  # the user has set it, or it was cancelled: then that counts
