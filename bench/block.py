@@ -26,8 +26,8 @@ def measure(subject: Subject, case: Case, size: int) -> dict[str, Any]:
         return {"status": "unfit", "why": str(exc)}
     except Exception as exc:
         return {"status": "error", "why": f"{type(exc).__name__}: {exc}"[:300]}
-    notes = ["pool lost, made anew"] if subject.lost_pool else []
-    return {"status": "ok", "samples": [float(f"{s:.4g}") for s in samples], "notes": notes}
+    kept = [float(f"{sample:.4g}") for sample in samples]
+    return {"status": "ok", "samples": kept, "notes": subject.notes}
 
 
 def main(argv: list[str]) -> None:

@@ -10,19 +10,25 @@ cannot take one gets the twin of the same body from `bench.tasks`, and the row s
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
+import random
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from bench import tasks
-from bench.subjects import Function, Subject
+from bench import scenarios, tasks
+from bench.subjects import LOST_POOL, Function, Subject
 
 WORKERS = 2
+#: seconds a measurement of throughput may take: a subject that would need more gets fewer tasks,
+#: and its row says so (costs per task are compared, so this favours nobody but those who warm up)
+BUDGET = 2.5
 
 
 class Case(NamedTuple):
@@ -74,6 +80,29 @@ def timed(call: Callable[[], Any]) -> float:
     before = time.perf_counter()
     call()
     return time.perf_counter() - before
+
+
+def per_task(
+    subject: Subject, run: Callable[[int], Any], size: int, probe: int, budget: float = BUDGET
+) -> float:
+    """Seconds per task of `run(size)`; with fewer tasks where so many do not fit the budget."""
+    for _ in range(2):  # a first run may pay for things that the others do not
+        cost = timed(lambda: run(probe)) / probe
+        count = max(probe, min(size, int(budget / cost)))
+        if count == size:
+            break
+    if count < size:
+        subject.note(f"{count} tasks in place of {size}")
+    return timed(lambda: run(count)) / count
+
+
+def several(call: Callable[[], Any], size: int, seconds: float) -> list[float]:
+    """Up to `size` samples, at least one, for about so long."""
+    until = time.perf_counter() + seconds
+    samples = [timed(call)]
+    while len(samples) < size and time.perf_counter() < until:
+        samples.append(timed(call))
+    return samples
 
 
 # ---- starting -----------------------------------------------------------------------------------
@@ -131,6 +160,14 @@ print("took", time.perf_counter() - before)
 """
 
 
+def recycling(subject: Subject, size: int) -> list[float]:
+    """A new worker for each task, per task."""
+    subject.start_recycling(WORKERS)
+    echo = echo_for(subject)
+    subject.submit_many(echo, range(WORKERS))
+    return [timed(lambda: subject.submit_many(echo, range(size))) / size]
+
+
 def import_time(subject: Subject, size: int) -> list[float]:
     source = IMPORT_TIME.format(line=subject.import_line)
     return [
@@ -167,13 +204,12 @@ def _proportional_set_size(pid: int) -> float:
         raise Unfit(f"no proportional set size on this system ({exc})") from exc
 
 
-# ---- latency and throughput
-# -----------------------------------------------------------------------------
+# ---- latency and throughput ---------------------------------------------------------------------
 
 
 def round_trip(subject: Subject, size: int) -> list[float]:
     echo = started(subject)
-    return [timed(lambda: subject.submit_wait(echo, 1)) for _ in range(size)]
+    return several(lambda: subject.submit_wait(echo, 1), size, 1.0)
 
 
 def round_trip_one_core(subject: Subject, size: int) -> list[float]:
@@ -186,44 +222,98 @@ def round_trip_one_core(subject: Subject, size: int) -> list[float]:
 
 def submit_many(subject: Subject, size: int) -> list[float]:
     echo = started(subject)
-    return [timed(lambda: subject.submit_many(echo, range(size))) / size]
+    return [per_task(subject, lambda n: subject.submit_many(echo, range(n)), size, 200)]
 
 
 def completed_many(subject: Subject, size: int) -> list[float]:
     echo = started(subject)
-    return [timed(lambda: subject.completed_many(echo, range(size))) / size]
+    return [per_task(subject, lambda n: subject.completed_many(echo, range(n)), size, 200)]
 
 
 def map_many(subject: Subject, size: int) -> list[float]:
     echo = started(subject)
-    subject.map_many(echo, range(100))
+    return [per_task(subject, lambda n: subject.map_many(echo, range(n)), size, 200)]
+
+
+def map_size(subject: Subject, size: int) -> list[float]:
+    """As `map_many`, of just that size, for those who can do it in the time."""
+    echo = started(subject)
+    cost = min(timed(lambda: subject.map_many(echo, range(1000))) for _ in range(2)) / 1000
+    if cost * size > 5 * BUDGET:
+        raise Unfit(f"{size} tasks would take {cost * size:.0f} s")
     return [timed(lambda: subject.map_many(echo, range(size))) / size]
 
 
-def short_tasks(subject: Subject, size: int) -> list[float]:
-    """Tasks of a millisecond each, against the time they need with no cost at all."""
-    started(subject)
-    pause = fitting(subject, lambda s: time.sleep(s), tasks.sleep_for)
-    return [_over_ideal(subject, pause, [0.001] * size)]
+def memory_of_a_stream(subject: Subject, size: int) -> list[float]:
+    """What the parent's memory grows by while results are taken one by one and dropped."""
+    echo = started(subject)
+    stream = subject.consume(echo, iter(range(size)))
+    for _ in itertools.islice(stream, size // 10):
+        pass
+    before = most = _resident()
+    for number, _ in enumerate(stream):
+        if number % 1000 == 0:
+            most = max(most, _resident())
+    return [float(most - before)]
 
 
-def uneven_tasks(subject: Subject, size: int) -> list[float]:
-    """Tasks of 0.1 ms, a few of 200 ms in between: whoever batches blindly waits for these."""
-    started(subject)
-    pause = fitting(subject, lambda s: time.sleep(s), tasks.sleep_for)
-    every = max(size // 5, 1)
-    durations = [0.2 if index % every == every // 2 else 0.0001 for index in range(size)]
-    return [_over_ideal(subject, pause, durations)]
+def _resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _over_ideal(subject: Subject, pause: Function, durations: list[float]) -> float:
-    # What a sleep really takes here (timer slack) belongs to the ideal, not to the subject.
-    slack = min(timed(lambda: time.sleep(0.0001)) for _ in range(20)) - 0.0001
-    free = [0.0] * WORKERS
+# ---- how near to the ideal ----------------------------------------------------------------------
+# The ideal is list scheduling: each task, in the order of submission, begins on the worker that is
+# free first, at no cost at all.
+
+LONG = 0.2
+
+
+def even(size: int) -> list[float]:
+    return [0.001] * size
+
+
+def uneven(size: int) -> list[float]:
+    """Tasks of 0.1 ms, five of 200 ms among them at random places: batching blindly costs here."""
+    durations = [0.0001] * size
+    for place in random.Random(20190604).sample(range(size), min(5, size)):
+        durations[place] = LONG
+    return durations
+
+
+def ideal(durations: Sequence[float], workers: int) -> float:
+    """How long list scheduling takes."""
+    free = [0.0] * workers  # a heap: the worker that is free first is at its root
     for duration in durations:
-        free.sort()
-        free[0] += duration + slack
-    return timed(lambda: subject.map_many(pause, durations)) / max(free)
+        heapq.heapreplace(free, free[0] + duration)
+    return max(free)
+
+
+def sleeping(
+    durations_of: Callable[[int], list[float]], subject: Subject, size: int
+) -> list[float]:
+    pause = fitting(subject, lambda s: time.sleep(s), tasks.sleep_for)
+    # What a sleep takes here beyond what was asked for belongs to the task, not to the subject.
+    late = sorted(timed(lambda: time.sleep(0.0001)) for _ in range(99))[49] - 0.0001
+    return _over_ideal(subject, pause, durations_of(size), late)
+
+
+def spinning(
+    durations_of: Callable[[int], list[float]], subject: Subject, size: int
+) -> list[float]:
+    """Tasks that need so much CPU time: what the subject needs itself comes on top."""
+    return _over_ideal(
+        subject, fitting(subject, lambda s: tasks.spin_for(s), tasks.spin_for), durations_of(size)
+    )
+
+
+def _over_ideal(
+    subject: Subject, task: Function, durations: list[float], late: float = 0.0
+) -> list[float]:
+    started(subject)
+    subject.map_many(task, [0.0] * 2 * WORKERS)  # the function is known; its duration is not
+    best = ideal([duration + late for duration in durations], WORKERS)
+    return [timed(lambda: subject.map_many(task, durations)) / best]
 
 
 # ---- large data
@@ -268,10 +358,24 @@ def array_result_100(subject: Subject, size: int) -> list[float]:
 
 def big_closure(subject: Subject, size: int) -> list[float]:
     """A function that carries 10 MB along: is it pickled and sent per task, or once per worker?"""
+    return _big_closure(subject, size, subject.map_many)
+
+
+def big_closure_submit(subject: Subject, size: int) -> list[float]:
+    return _big_closure(subject, size, subject.submit_many)
+
+
+def _big_closure(subject: Subject, size: int, run: Callable[..., Any]) -> list[float]:
     started(subject)
-    table = bytes(10_000_000)
-    fn = fitting(subject, lambda index: table[index], partial(tasks.lookup, table))
-    return [timed(lambda: subject.map_many(fn, range(size))) / size]
+
+    def run_anew(count: int) -> None:
+        table = os.urandom(1000) * 10_000  # never the same one, or it would be there already
+        run(
+            fitting(subject, lambda index: table[index], partial(tasks.lookup, table)),
+            range(count),
+        )
+
+    return [per_task(subject, run_anew, size, 2 * WORKERS, 2 * BUDGET)]
 
 
 def many_objects(subject: Subject, size: int) -> list[float]:
@@ -280,7 +384,9 @@ def many_objects(subject: Subject, size: int) -> list[float]:
 
     echo = started(subject)
     (instances,) = rows(subject.takes_lambdas, 1)
-    return [timed(lambda: subject.map_many(echo, [instances] * size)) / size]
+    return [
+        per_task(subject, lambda n: subject.map_many(echo, [instances] * n), size, 2 * WORKERS)
+    ]
 
 
 # ---- a worker dies
@@ -301,7 +407,7 @@ def recovery(subject: Subject, size: int) -> list[float]:
         except Exception:
             subject.start(WORKERS)  # the pool is lost: what its user must do to go on
             subject.submit_wait(echo, 1)
-            subject.lost_pool = True
+            subject.note(LOST_POOL)
         samples.append(time.perf_counter() - before)
     return samples
 
@@ -324,188 +430,250 @@ def _fails_within_patience(subject: Subject) -> None:
         raise Unfit("the killed task counts as done")
 
 
+def _case(
+    name: str,
+    title: str,
+    run: Callable[[Subject, int], list[float]],
+    needs: str,
+    sizes: tuple[int, int],
+    rounds: tuple[int, int],
+    **more: Any,
+) -> Case:
+    return Case(
+        name, title, more.pop("unit", "s"), run, tuple(needs.split()), sizes, rounds, **more
+    )
+
+
+P50_AND_P99 = ("p50", "p99")
+
 CASES: dict[str, Case] = {
     case.name: case
     for case in (
-        Case(
+        _case(
             "cold_start",
             "interpreter start to first result",
-            "s",
             cold_start,
-            ("submit_wait",),
-            (1, 2),
-            (1, 3),
+            "submit_wait",
+            (1, 1),
+            (1, 4),
             baseline="ppe-spawn",
             starts=True,
         ),
-        Case(
+        _case(
             "second_pool",
             "another pool in the same program, start to first result",
-            "s",
             second_pool,
-            ("submit_wait",),
+            "submit_wait",
             (1, 2),
-            (0, 3),
+            (0, 2),
             baseline="ppe-spawn",
             starts=True,
         ),
-        Case(
+        _case(
+            "recycling",
+            "a new worker for each task (max_tasks_per_child=1), per task",
+            recycling,
+            "start_recycling submit_many",
+            (6, 20),
+            (0, 2),
+            baseline="ppe-spawn",
+            starts=True,
+        ),
+        _case(
             "round_trip",
             "submit one tiny task and wait",
-            "s",
             round_trip,
-            ("submit_wait",),
-            (100, 200),
+            "submit_wait",
+            (100, 1_000),
             (1, 5),
-            statistics=("p50", "p99"),
+            statistics=P50_AND_P99,
         ),
-        Case(
+        _case(
             "round_trip_one_core",
             "submit one tiny task and wait, all on one core",
-            "s",
             round_trip_one_core,
-            ("submit_wait",),
-            (100, 150),
+            "submit_wait",
+            (100, 1_000),
             (0, 3),
-            statistics=("p50", "p99"),
+            statistics=P50_AND_P99,
         ),
-        Case(
+        _case(
             "submit_many",
             "submit tiny tasks, then all results, per task",
-            "s",
             submit_many,
-            ("submit_many",),
-            (500, 10_000),
+            "submit_many",
+            (500, 20_000),
             (1, 3),
         ),
-        Case(
+        _case(
             "completed_many",
             "as_completed over tiny tasks, per task",
-            "s",
             completed_many,
-            ("completed_many",),
+            "completed_many",
             (500, 5_000),
             (0, 3),
         ),
-        Case(
+        _case(
             "map_many",
             "map of tiny tasks at default arguments, per task",
-            "s",
             map_many,
-            ("map_many",),
+            "map_many",
             (1_000, 20_000),
-            (1, 3),
+            (1, 5),
         ),
-        Case(
-            "short_tasks",
-            "map of 1 ms tasks, times the ideal",
-            "x",
-            short_tasks,
-            ("map_many",),
-            (100, 600),
-            (0, 3),
+        *(
+            _case(
+                f"map_1e{power}",
+                f"map of 1e{power} tiny tasks, per task",
+                map_size,
+                "map_many",
+                (10**power, 10**power),
+                (0, 1),
+                baseline="pool-fork",
+                limit=60.0,
+            )
+            for power in (3, 4, 5, 6)
         ),
-        Case(
-            "uneven_tasks",
-            "map of 0.1 ms tasks with five of 200 ms, times the ideal",
-            "x",
-            uneven_tasks,
-            ("map_many",),
-            (500, 1_500),
-            (0, 3),
+        _case(
+            "memory_of_a_stream",
+            "growth of the parent while 100 000 results are taken one by one",
+            memory_of_a_stream,
+            "consume",
+            (1_000, 100_000),
+            (0, 2),
+            unit="B",
+            baseline="pool-fork",
         ),
-        Case(
+        *(
+            _case(
+                f"{kind}_{what.__name__}",
+                f"map of tasks that {verb} {how_long}, times the ideal",
+                partial(run, durations),
+                "map_many",
+                (size // 20, size),
+                (0, 2),
+                unit="x",
+            )
+            for kind, durations, size, how_long in (
+                ("short", even, 2_000, "for 1 ms"),
+                ("uneven", uneven, 5_000, "for 0.1 ms, five of them for 200 ms"),
+            )
+            for what, run, verb in (
+                (sleeping, sleeping, "sleep"),
+                (spinning, spinning, "compute"),
+            )
+        ),
+        _case(
             "array_argument_1",
             "1 MB array as argument",
-            "s",
             array_argument_1,
-            ("submit_wait",),
+            "submit_wait",
             (10, 20),
             (1, 3),
         ),
-        Case(
+        _case(
             "array_argument_100",
             "100 MB array as argument",
-            "s",
             array_argument_100,
-            ("submit_wait",),
+            "submit_wait",
             (1, 1),
-            (0, 3),
+            (0, 2),
         ),
-        Case(
+        _case(
             "array_result_1",
             "1 MB array as result",
-            "s",
             array_result_1,
-            ("submit_wait",),
+            "submit_wait",
             (10, 20),
             (0, 3),
         ),
-        Case(
+        _case(
             "array_result_100",
             "100 MB array as result",
-            "s",
             array_result_100,
-            ("submit_wait",),
+            "submit_wait",
             (1, 1),
-            (0, 3),
+            (0, 2),
         ),
-        Case(
+        _case(
             "big_closure",
             "map of a function that carries 10 MB, per task",
-            "s",
             big_closure,
-            ("map_many",),
-            (10, 30),
-            (0, 3),
+            "map_many",
+            (10, 200),
+            (0, 2),
         ),
-        Case(
+        _case(
+            "big_closure_submit",
+            "submit of a function that carries 10 MB, per task",
+            big_closure_submit,
+            "submit_many",
+            (10, 200),
+            (0, 2),
+        ),
+        _case(
             "many_objects",
-            "1 000 instances of a dataclass as argument and result, per task",
-            "s",
+            "1 000 dataclass instances as argument and result, per task",
             many_objects,
-            ("map_many",),
-            (10, 50),
+            "map_many",
+            (10, 200),
             (0, 3),
         ),
-        Case(
+        _case(
+            "scenario_numerical",
+            "twenty filters over one image of 18 MB",
+            scenarios.numerical,
+            "start_with map_many",
+            (4, 20),
+            (0, 2),
+            baseline="mpire",
+        ),
+        _case(
+            "scenario_stateful",
+            "counts of prefixes kept in the workers, 60 documents",
+            scenarios.stateful,
+            "start_with map_many",
+            (4, 60),
+            (0, 2),
+            baseline="mpire",
+        ),
+        _case(
+            "scenario_initialization",
+            "a model loaded once per worker, 50 evaluations",
+            scenarios.initialization,
+            "start_with map_many",
+            (2, 10),
+            (0, 2),
+            baseline="mpire",
+        ),
+        _case(
             "recovery",
             "task that kills its worker to next result",
-            "s",
             recovery,
-            ("submit_wait",),
+            "submit_wait",
             (1, 1),
             (1, 3),
             limit=10.0,
         ),
-        Case(
+        _case(
             "process_start_join",
             "Process: start and join",
-            "s",
             process_start_join,
-            ("run_process",),
+            "run_process",
             (3, 10),
             (0, 3),
             baseline="pool-fork",
             starts=True,
         ),
-        Case(
-            "import_time",
-            "import",
-            "s",
-            import_time,
-            (),
-            (1, 3),
-            (0, 3),
-        ),
-        Case(
+        _case("import_time", "import", import_time, "", (1, 5), (0, 2)),
+        _case(
             "idle_memory",
             "memory of an idle worker (proportional set size)",
-            "B",
             idle_memory,
-            ("map_many",),
+            "map_many",
             (3, 3),
-            (0, 3),
+            (0, 2),
+            unit="B",
             baseline="ppe-spawn",
             starts=True,
         ),

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import table
+from bench import table, targets
 from bench.record import HISTORY, Record, newest, read
 from bench.run import lambda_note
 
@@ -21,9 +21,9 @@ START, END = "<!-- tables: start -->", "<!-- tables: end -->"
 
 
 def tables(records: Sequence[Record]) -> str:
-    """One block per record (oldest first) with the cases that no newer record has."""
+    """The targets, then a block per record, newest first: the cases that no newer record has."""
     seen: set[str] = set()
-    blocks = []
+    blocks = [f"```text\n{targets.table(records)}```\n"]
     for record in reversed(records):
         cases = [case for case in record["cases"] if case not in seen]
         seen.update(cases)

@@ -1,6 +1,6 @@
 """Run the cases on the subjects, interleaved, and keep every sample.
 
-    python -m bench.run [--quick] [--cases NAME,...] [--subjects NAME,...] [--no-save]
+    python -m bench.run [--quick] [--cases NAME,...] [--subjects NAME,...] [--rounds N] [--no-save]
 
 Rounds go A B C, then C B A, and so on; each block is a process (and session) of its own, ended at
 the case's limit. A subject that hangs or dies is a line in the table, never the end of the run.
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import pickle_bench, record, table
+from bench import pickle_bench, record, table, targets
 from bench.cases import CASES, Case
 from bench.subjects import QUICK, SUBJECTS, Subject, is_supported
 
@@ -120,8 +120,13 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def run_case(case: Case, subjects: Sequence[str], quick: bool, into: record.Record) -> None:
+def run_case(
+    case: Case, subjects: Sequence[str], quick: bool, into: record.Record, most: int | None = None
+) -> None:
+    """All rounds of the case, `most` at most, into the record."""
     size, count = case.sizes[not quick], max(case.rounds[not quick], 1)
+    count = count if most is None else min(count, most)
+    began = time.monotonic()
     into["cases"][case.name] = {
         "title": case.title,
         "unit": case.unit,
@@ -132,12 +137,13 @@ def run_case(case: Case, subjects: Sequence[str], quick: bool, into: record.Reco
     failures = dict.fromkeys(subjects, 0)
     with tempfile.TemporaryDirectory() as folder:
         for number, name in rounds(subjects, count):
-            if failures[name] >= STRIKES:
+            if failures[name] >= STRIKES or (number and SUBJECTS[name].once):
                 continue
             block = run_block(name, case, size, Path(folder))
             failures[name] += block["status"] != "ok"
             label = {"case": case.name, "subject": name, "round": number, "load": record.load()}
             into["blocks"].append(label | block)
+    into["cases"][case.name]["seconds"] = round(time.monotonic() - began, 1)
 
 
 def lambda_note(name: str) -> str:
@@ -154,6 +160,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under a minute, for a first look")
     parser.add_argument("--cases", help="comma-separated names or patterns")
     parser.add_argument("--subjects", help="comma-separated names or patterns")
+    parser.add_argument("--rounds", type=int, help="at most so many rounds of each case of pools")
     parser.add_argument("--name", help="the last part of the file name (default: full or quick)")
     parser.add_argument("--no-save", action="store_true", help="print the table, keep nothing")
     parser.add_argument("--folder", type=Path, default=record.HISTORY, help="where records go")
@@ -175,10 +182,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()
     for name in cases:
         if name in CASES:
-            run_case(CASES[name], able(CASES[name], subjects), options.quick, into)
+            run_case(CASES[name], able(CASES[name], subjects), options.quick, into, options.rounds)
         else:
             pickle_bench.run_shape(name, options.quick, into)
         print(table.of_case(into, name, lambda_note), flush=True)
+        print(f"  {time.monotonic() - began:.0f} s so far\n", flush=True)
+    print(targets.table([into]))
     into["seconds"] = round(time.monotonic() - began, 1)
     print(f"{into['seconds']} s; load {into['load_before']} before, {record.load()} after")
     if not options.no_save:

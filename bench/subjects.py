@@ -12,11 +12,14 @@ refuses, it cannot.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
 from typing import Any, ClassVar
 
 Function = Callable[[Any], Any]
+LOST_POOL = "pool lost, made anew"  # a crash has cost it, and whatever was queued
+#: how many items `consume` may have under way
+WINDOW = 1000
 
 
 class Subject:
@@ -32,10 +35,22 @@ class Subject:
     #: True: differs from a sibling in how processes start and nothing else, so it is asked about
     #: that only
     only_starts: ClassVar[bool] = False
-    #: becomes true when a crash has cost the pool, and with it whatever was queued
-    lost_pool: bool = False
+    #: True: a sibling on the same engine, shown beside it: one round of each case is enough
+    once: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        #: what has to be said next to the numbers of this block
+        self.notes: list[str] = []
 
     def start(self, workers: int) -> None:
+        raise NotImplementedError
+
+    def start_with(self, workers: int, initializer: Callable[..., object], *args: Any) -> None:
+        """Start with an initializer for each worker."""
+        raise NotImplementedError
+
+    def start_recycling(self, workers: int) -> None:
+        """Start with a new worker for each task that is submitted."""
         raise NotImplementedError
 
     def submit_wait(self, fn: Function, arg: Any) -> Any:
@@ -54,9 +69,17 @@ class Subject:
         """The library's map at default arguments."""
         raise NotImplementedError
 
+    def consume(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+        """Results one by one, by what the library has to keep few of them in memory."""
+        raise NotImplementedError
+
     def run_process(self, fn: Callable[[], None]) -> None:
         """Start a process and join it."""
         raise NotImplementedError
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def stop(self) -> None:
         raise NotImplementedError
@@ -92,11 +115,24 @@ class StdlibExecutor(ExecutorSubject):
     import_line = "from concurrent.futures import ProcessPoolExecutor"
     method: ClassVar[str]
 
-    def start(self, workers: int) -> None:
+    def _start(self, workers: int, **more: Any) -> None:
         from concurrent.futures import ProcessPoolExecutor
 
         context = multiprocessing.get_context(self.method)
-        self.pool = ProcessPoolExecutor(workers, mp_context=context)
+        self.pool = ProcessPoolExecutor(workers, mp_context=context, **more)
+
+    def start(self, workers: int) -> None:
+        self._start(workers)
+
+    def start_with(self, workers: int, initializer: Callable[..., object], *args: Any) -> None:
+        self._start(workers, initializer=initializer, initargs=args)
+
+
+class Recycling(StdlibExecutor):
+    """Its start methods that can replace workers; fork cannot."""
+
+    def start_recycling(self, workers: int) -> None:
+        self._start(workers, max_tasks_per_child=1)
 
 
 class PpeFork(StdlibExecutor):
@@ -104,12 +140,13 @@ class PpeFork(StdlibExecutor):
     method = "fork"
 
 
-class PpeForkserver(StdlibExecutor):
+class PpeForkserver(Recycling):
     name = "ppe-forkserver"
+    only_starts = True
     method = "forkserver"
 
 
-class PpeSpawn(StdlibExecutor):
+class PpeSpawn(Recycling):
     name = "ppe-spawn"
     only_starts = True
     method = "spawn"
@@ -121,10 +158,23 @@ class HookPool(ExecutorSubject):
     packages = ("hookpool",)
     takes_lambdas = True
 
-    def start(self, workers: int) -> None:
+    def _start(self, workers: int, **more: Any) -> None:
         from hookpool import HookPoolExecutor
 
-        self.pool = HookPoolExecutor(workers)
+        self.pool = HookPoolExecutor(workers, **more)
+
+    def start(self, workers: int) -> None:
+        self._start(workers)
+
+    def start_with(self, workers: int, initializer: Callable[..., object], *args: Any) -> None:
+        self._start(workers, initializer=initializer, initargs=args)
+
+    def start_recycling(self, workers: int) -> None:
+        self._start(workers, max_tasks_per_child=1)
+
+    def consume(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+        more: Any = {"buffersize": WINDOW}  # not in the type of every Executor's map yet
+        return self.pool.map(fn, items, **more)
 
 
 class Loky(ExecutorSubject):
@@ -138,12 +188,18 @@ class Loky(ExecutorSubject):
 
         self.pool = get_reusable_executor(workers)
 
+    def start_with(self, workers: int, initializer: Callable[..., object], *args: Any) -> None:
+        from loky import get_reusable_executor
+
+        self.pool = get_reusable_executor(workers, initializer=initializer, initargs=args)
+
     def submit_wait(self, fn: Function, arg: Any) -> Any:
         # Asked for anew each time, as its users do: this is what brings it back after a crash.
         from loky import get_reusable_executor
 
         current = get_reusable_executor(reuse=True)
-        self.lost_pool = self.lost_pool or current is not self.pool
+        if current is not self.pool:
+            self.note(LOST_POOL)
         self.pool = current
         return self.pool.submit(fn, arg).result()
 
@@ -154,8 +210,17 @@ class PoolSubject(Subject):
     pool: Any
     method: ClassVar[str]
 
+    def _start(self, workers: int, *more: Any, **options: Any) -> None:
+        self.pool = multiprocessing.get_context(self.method).Pool(workers, *more, **options)
+
     def start(self, workers: int) -> None:
-        self.pool = multiprocessing.get_context(self.method).Pool(workers)
+        self._start(workers)
+
+    def start_with(self, workers: int, initializer: Callable[..., object], *args: Any) -> None:
+        self._start(workers, initializer, args)
+
+    def start_recycling(self, workers: int) -> None:
+        self._start(workers, maxtasksperchild=1)
 
     def submit_wait(self, fn: Function, arg: Any) -> Any:
         return self.pool.apply(fn, (arg,))
@@ -166,6 +231,9 @@ class PoolSubject(Subject):
 
     def map_many(self, fn: Function, items: Iterable[Any]) -> list[Any]:
         return list(self.pool.map(fn, items))
+
+    def consume(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+        return iter(self.pool.imap(fn, items, chunksize=100))
 
     def run_process(self, fn: Callable[[], None]) -> None:
         context: Any = multiprocessing.get_context(self.method)
@@ -206,12 +274,13 @@ class PoolHook(PoolSubject):
     import_line = "import hookpool"
     packages = ("hookpool",)
     takes_lambdas = True
+    once = True
     method = "hookpool"
 
-    def start(self, workers: int) -> None:
+    def _start(self, workers: int, *more: Any, **options: Any) -> None:
         import hookpool  # noqa: F401 - registers the start method
 
-        super().start(workers)
+        super()._start(workers, *more, **options)
 
     def run_process(self, fn: Callable[[], None]) -> None:
         import hookpool  # noqa: F401 - registers the start method
@@ -225,10 +294,12 @@ class JoblibSubject(Subject):
     takes_lambdas = True
     backend: ClassVar[str]
     parallel: Any
+    workers: int
 
     def start(self, workers: int) -> None:
         from joblib import Parallel
 
+        self.workers = workers
         self.parallel = Parallel(n_jobs=workers, backend=self.backend)
 
     def submit_wait(self, fn: Function, arg: Any) -> Any:
@@ -238,6 +309,12 @@ class JoblibSubject(Subject):
         from joblib import delayed
 
         return list(self.parallel(delayed(fn)(item) for item in items))
+
+    def consume(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+        from joblib import Parallel, delayed
+
+        stream = Parallel(n_jobs=self.workers, backend=self.backend, return_as="generator")
+        return iter(stream(delayed(fn)(item) for item in items))
 
 
 class JoblibLoky(JoblibSubject):
@@ -256,6 +333,7 @@ class JoblibHook(JoblibSubject):
     name = "joblib-hookpool"
     import_line = "from joblib import Parallel, delayed; import hookpool.joblib"
     packages = ("joblib", "hookpool")
+    once = True
     backend = "hookpool"
 
     def start(self, workers: int) -> None:
@@ -270,16 +348,48 @@ class JoblibHook(JoblibSubject):
         hookpool.joblib.stop_workers()
 
 
+class _Unpacking:
+    """mpire hands an initializer all shared objects as one argument."""
+
+    def __init__(self, fn: Callable[..., object]) -> None:
+        self.fn = fn
+
+    def __call__(self, shared: tuple[Any, ...]) -> None:
+        self.fn(*shared)
+
+
+class _Ignoring:
+    """A function without what mpire puts before its argument when there are shared objects."""
+
+    def __init__(self, fn: Function) -> None:
+        self.fn = fn
+
+    def __call__(self, shared: object, item: Any) -> Any:
+        return self.fn(item)
+
+
 class Mpire(Subject):
     name = "mpire"
     import_line = "from mpire import WorkerPool"
     packages = ("mpire",)
     pools: dict[str, Any]
     workers: int
+    #: arguments of every map
+    per_map: dict[str, Any]
 
     def start(self, workers: int) -> None:
         self.workers = workers
         self.pools = {}
+        # Else arrays that are results come back as one array.
+        self.per_map = {"concatenate_numpy_output": False}
+
+    def start_with(self, workers: int, initializer: Callable[..., object], *args: Any) -> None:
+        self.start(workers)
+        # Shared objects are what it has for data that all tasks read: with fork nothing is copied.
+        from mpire.pool import WorkerPool
+
+        self.pools["map"] = WorkerPool(workers, keep_alive=True, shared_objects=args)
+        self.per_map["worker_init"] = _Unpacking(initializer)
 
     def _pool(self, purpose: str) -> Any:
         # One for apply and one for map: version 2.10.2 calls a function wrongly that a living pool
@@ -303,7 +413,10 @@ class Mpire(Subject):
         # Its map takes an item that can be iterated over for the arguments of a call.
         from mpire.utils import make_single_arguments
 
-        return list(self._pool("map").map(fn, make_single_arguments(items, generator=False)))
+        arguments = make_single_arguments(items, generator=False)
+        if "worker_init" in self.per_map:
+            fn = _Ignoring(fn)
+        return list(self._pool("map").map(fn, arguments, **self.per_map))
 
     def stop(self) -> None:
         for pool in self.pools.values():
@@ -316,10 +429,19 @@ class Pebble(Subject):
     packages = ("pebble",)
     pool: Any
 
-    def start(self, workers: int) -> None:
+    def _start(self, workers: int, **more: Any) -> None:
         from pebble import ProcessPool
 
-        self.pool = ProcessPool(max_workers=workers)
+        self.pool = ProcessPool(max_workers=workers, **more)
+
+    def start(self, workers: int) -> None:
+        self._start(workers)
+
+    def start_with(self, workers: int, initializer: Callable[..., object], *args: Any) -> None:
+        self._start(workers, initializer=initializer, initargs=args)
+
+    def start_recycling(self, workers: int) -> None:
+        self._start(workers, max_tasks=1)
 
     def submit_wait(self, fn: Function, arg: Any) -> Any:
         return self.pool.schedule(fn, args=(arg,)).result()
@@ -377,7 +499,7 @@ SUBJECTS: dict[str, type[Subject]] = {
 #: enough for a first look
 QUICK = (
     "ppe-fork",
-    "ppe-forkserver",
+    "ppe-spawn",
     "pool-fork",
     "loky",
     "joblib",

@@ -7,11 +7,12 @@ import json
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from bench import compare, page, record, run, stats, table
+from bench import cases, compare, page, record, run, stats, table, targets, tasks
 from bench.cases import CASES
 from bench.subjects import SUBJECTS, Subject
 
@@ -72,6 +73,127 @@ def test_the_same_samples_give_the_same_interval():
 )
 def test_numbers_are_written_for_people(value, unit, text):
     assert stats.scaled(value, unit) == text
+
+
+# ---- cases ---------------------------------------------------------------------------------
+
+
+def test_list_scheduling_gives_each_task_to_the_worker_that_is_free_first():
+    assert cases.ideal([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+    assert cases.ideal([1.0, 1.0, 3.0], 2) == 4.0
+
+
+def test_uneven_tasks_are_the_same_ones_for_every_subject():
+    durations = cases.uneven(5000)
+
+    assert durations == cases.uneven(5000)
+    assert durations.count(cases.LONG) == 5
+    assert len(set(durations)) == 2
+
+
+def test_a_slow_subject_gets_fewer_tasks_and_its_row_says_so(monkeypatch):
+    subject = SUBJECTS["ppe-fork"]()
+    asked = []
+    costs = iter([40.0, 2.0, 7.0])  # a slow first time, a second per task, then whatever
+    monkeypatch.setattr(cases, "timed", lambda call: (call(), next(costs))[1])
+
+    cost = cases.per_task(subject, asked.append, 1000, probe=2, budget=7.0)
+
+    assert asked == [2, 2, 7]
+    assert cost == 1.0
+    assert subject.notes == ["7 tasks in place of 1000"]
+
+
+def test_a_fast_subject_gets_all_tasks(monkeypatch):
+    subject = SUBJECTS["ppe-fork"]()
+    asked = []
+    monkeypatch.setattr(cases, "timed", lambda call: (call(), 0.001)[1])
+
+    cases.per_task(subject, asked.append, 1000, probe=2)
+
+    assert asked == [2, 1000]
+    assert not subject.notes
+
+
+def test_spinning_needs_the_time_it_is_told_to():
+    before = time.thread_time()
+    tasks.spin_for(0.01)
+
+    assert 0.01 <= time.thread_time() - before < 0.02
+
+
+# ---- targets -------------------------------------------------------------------------------
+
+
+def record_of(case, **subjects):
+    """A record of one case; a subject's value is a list of one sample per round."""
+    about = {"title": "t", "unit": "s", "statistics": ["p50"], "baseline": "x", "size": 1}
+    blocks = [
+        {"case": case, "subject": name.replace("_", "-"), "round": number}
+        | {"status": "ok", "samples": [value]}
+        for name, values in subjects.items()
+        for number, value in enumerate(values)
+    ]
+    return {"cases": {case: about}, "blocks": blocks}
+
+
+@pytest.mark.parametrize(("ours", "met"), [(1.0, True), (1.5, False)])
+def test_a_target_of_so_many_times_is_judged_against_the_slowest_claim(ours, met):
+    """Eight times as fast as both, so the faster peer decides."""
+    target = targets.Faster("row", "c", 8, ("ppe-fork", "loky"))
+    found = target.found(record_of("c", hookpool=[ours], ppe_fork=[8.0], loky=[80.0]))
+
+    assert found.met is met
+    assert "loky 80x" in found.measured or not met
+
+
+def test_a_target_of_a_time_or_a_peers_takes_the_larger():
+    target = targets.AtMostOr("row", "c", 1.2e-6, 3, "pool-fork")
+
+    assert target.found(record_of("c", hookpool=[2.9e-6], pool_fork=[1e-6])).met
+    assert target.found(record_of("c", hookpool=[1.1e-6], pool_fork=[1e-7])).met
+    assert not target.found(record_of("c", hookpool=[1.3e-6], pool_fork=[1e-7])).met
+
+
+def test_first_is_before_all_peers_but_not_before_our_siblings():
+    target = targets.First("row", "c")
+    beaten = record_of("c", hookpool=[2.0], mpire=[1.0])
+
+    assert target.found(record_of("c", hookpool=[1.0], mpire=[2.0], pool_hookpool=[0.5])).met
+    assert not target.found(beaten).met
+    assert "mpire" in target.found(beaten).measured
+
+
+def test_flat_and_bounded_compare_with_a_number():
+    flat = record_of("few", hookpool=[1.0])
+    flat["cases"] |= record_of("many")["cases"]
+    flat["blocks"] += record_of("many", hookpool=[1.2])["blocks"]
+
+    assert targets.Flat("row", "many", "few", 1.25).found(flat).met
+    assert not targets.Flat("row", "many", "few", 1.1).found(flat).met
+    assert targets.AtMost("row", "few", 1.05).found(flat).met
+    assert not targets.Bounded("row", "few", 0.5).found(flat).met
+
+
+def test_a_record_without_the_case_or_the_subject_says_nothing():
+    for target in targets.TARGETS:
+        assert target.found({"cases": {}, "blocks": []}) == targets.NOTHING
+        assert target.found(record_of(target.case, pebble=[1.0])) == targets.NOTHING
+
+
+def test_every_target_names_a_case_and_peers_that_can_do_it():
+    for target in targets.TARGETS:
+        able = run.able(CASES[target.case], list(SUBJECTS))
+        assert targets.OURS in able
+        for peer in getattr(target, "peers", ()) or (getattr(target, "peer", "hookpool"),):
+            assert peer in able, target
+
+
+def test_the_table_counts_what_is_met_and_what_is_not_known():
+    text = targets.table([record_of("round_trip", hookpool=[1.0], ppe_fork=[9.0])])
+
+    assert text.startswith(f"targets: 1 of 1 met; {len(targets.TARGETS) - 1} not measured\n")
+    assert "9x" in text
 
 
 # ---- comparing two records -----------------------------------------------------------------
