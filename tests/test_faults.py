@@ -1,269 +1,348 @@
 """One failure, one task: where it strikes, and how, in every context that starts workers.
 
-Each cell of the matrix puts one guilty task among innocent ones of the same function, so that they
-travel in one message with it, and asserts: exactly the guilty one fails, and with the error that
-tells what happened; the others give their results, but for those that had finished in the last
+Each cell of the matrix (`tests/faults.py`) puts what is guilty among innocent tasks and asserts:
+exactly the guilty one fails, and with the error that tells what happened; its neighbours in the
+same message and those in the queue give their results, but for those that had finished in the last
 millisecond before a death, which say that they may have run; nothing runs twice (each run leaves a
 line in a file, outside all processes); the pool goes on as before.
 
-A cell without an expected outcome must give the reason; a test sees to that.
+A cell without an expected outcome must give the reason; a test sees to that. `make test` goes
+through all cells of hookpool's own context, `make agree` through those of the others.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
+import multiprocessing.forkserver
 import os
-import pickle
 import resource
 import signal
 import sys
-from collections import Counter
-from collections.abc import Callable
-from enum import Enum
-from functools import partial
+import threading
 from pathlib import Path
 
 import pytest
 
-from hookpool import errors
+from hookpool import _launch, errors
 from hookpool.executor import HookPoolExecutor
-from tests.helpers import killed, segfault, wait_until
+from tests import faults
+from tests.faults import (
+    DEATHS,
+    LARGE,
+    METHODS,
+    RAISED,
+    Breaks,
+    Fails,
+    How,
+    Log,
+    RaisesAtOnce,
+    Unharmed,
+    Where,
+    context_of,
+    expected,
+)
+from tests.helpers import killed, marked_processes, run_python, wait_until
+from tests.processes import GONE_WITHIN, Program
 
 INNOCENT = 30
 GUILTY = 17
+#: seconds: a machine on which much else runs is slow, a hang is longer
+PATIENCE = 50.0
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
-class Where(Enum):
-    """The step of the guilty task's life at which it strikes."""
-
-    ARGUMENT_PICKLE = "its argument is pickled"
-    ARGUMENT_UNPICKLE = "its argument is unpickled"
-    RUNNING = "it runs"
-    RESULT_PICKLE = "its result is pickled"
-    RESULT_UNPICKLE = "its result is unpickled"
-    EXCEPTION_PICKLE = "the exception it raised is pickled"
-    EXCEPTION_UNPICKLE = "the exception it raised is unpickled"
-
-
-class How(Enum):
-    """What happens there."""
-
-    ERROR = "an exception"
-    SYSTEM_EXIT = "SystemExit"
-    INTERRUPT = "KeyboardInterrupt"
-    RECURSION = "recursion without end"
-    MEMORY = "no memory"
-    HARD_EXIT = "os._exit"
-    SIGKILL = "SIGKILL"
-    SIGSEGV = "SIGSEGV"
-
-
-def _raise(kind: type[BaseException]) -> None:
-    raise kind("on purpose")
-
-
-def _recurse() -> None:
-    _recurse()
-
-
-def _exhaust() -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    used = os.sysconf("SC_PAGE_SIZE") * pages
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
-    try:
-        bytearray(1 << 40)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-DO: dict[How, Callable[[], None]] = {
-    How.ERROR: partial(_raise, ArithmeticError),
-    How.SYSTEM_EXIT: partial(_raise, SystemExit),
-    How.INTERRUPT: partial(_raise, KeyboardInterrupt),
-    How.RECURSION: _recurse,
-    How.MEMORY: _exhaust,
-    How.HARD_EXIT: partial(os._exit, 13),
-    How.SIGKILL: killed,
-    How.SIGSEGV: segfault,
-}
-DEATHS = {How.HARD_EXIT: 13, How.SIGKILL: -signal.SIGKILL, How.SIGSEGV: -signal.SIGSEGV}
-RAISED = {
-    How.ERROR: ArithmeticError,
-    How.SYSTEM_EXIT: SystemExit,
-    How.INTERRUPT: KeyboardInterrupt,
-    How.RECURSION: RecursionError,
-    How.MEMORY: MemoryError,
-}
-#: Steps in the owner's process: what ends the process there ends the owner, by its own hand.
-IN_THE_OWNER = {Where.ARGUMENT_PICKLE, Where.RESULT_UNPICKLE, Where.EXCEPTION_UNPICKLE}
-
-
-def expected(where: Where, how: How) -> type[BaseException] | str:
-    """The class of the guilty task's error, or why there is no such cell."""
+def check_failure(error, where, how):
+    """The error is the expected one, and says all there is to say."""
+    assert isinstance(error, expected(where, how, "hookpool").error), error
     if how in DEATHS:
-        if where in IN_THE_OWNER:
-            return "the caller's own object ends the caller's process: nobody is left to tell"
-        return errors.WorkerDied
-    match where:
-        case Where.ARGUMENT_PICKLE if how in (How.SYSTEM_EXIT, How.INTERRUPT):
-            return "what is no Exception goes to the caller of submit, as from any call"
-        case Where.ARGUMENT_PICKLE | Where.RESULT_PICKLE:
-            return RAISED[how] if how in (How.SYSTEM_EXIT, How.INTERRUPT) else Exception
-        case Where.RUNNING:
-            return RAISED[how]
-        case Where.EXCEPTION_UNPICKLE if how not in (How.SYSTEM_EXIT, How.INTERRUPT):
-            return Raised  # what it cannot rebuild itself from, it does without
-        case Where.ARGUMENT_UNPICKLE | Where.RESULT_UNPICKLE | Where.EXCEPTION_UNPICKLE:
-            return errors.CannotUnpickle
-    if how in (How.SYSTEM_EXIT, How.INTERRUPT):
-        return "a __reduce__ that raises what is no Exception ends the worker: see the test below"
-    return pickle.PicklingError
+        code = DEATHS[how]
+        assert error.exitcode == code
+        assert (signal.Signals(-code).name if code < 0 else f"code {code}") in str(error)
+        assert f"worker {error.pid} " in str(error)
+        assert "task at faults.py" in str(error)
 
 
-class AtPickle:
-    """Strikes when it is pickled, in the process that has it then."""
-
-    def __init__(self, how: How) -> None:
-        self.how = how
-
-    def __reduce__(self):
-        DO[self.how]()
-        return int, ()
-
-
-class AtUnpickle:
-    """Strikes when it is unpickled."""
-
-    def __init__(self, how: How) -> None:
-        self.how = how
-
-    def __reduce__(self):
-        return DO[self.how], ()
+def check_innocent(futures, log, died=False):
+    """All have their results; those that are lost to a death say so. Each ran once."""
+    for number, future in futures.items():
+        error = future.exception(timeout=PATIENCE)
+        assert error is None or (died and isinstance(error, errors.ResultLost)), error
+        assert error is None or error.may_have_run
+        assert error is not None or future.result() == number
+    runs = log.runs()
+    assert {number: runs[number] for number in futures} == dict.fromkeys(futures, 1)
 
 
-class Raised(Exception):
-    """Strikes when it travels."""
-
-    def __init__(self, carried: object) -> None:
-        super().__init__("carried")
-        self.carried = carried
-
-    def __reduce__(self):
-        return self.carried.__reduce__()
+def check_pool(pool):
+    assert pool.submit(abs, -42).result(timeout=PATIENCE) == 42
 
 
-def work(number, log, argument, where, how):
-    """Leave a line, then do what the guilty one does."""
-    os.write(log, f"{number}\n".encode())
-    if where is Where.RUNNING:
-        DO[how]()
-    elif where is Where.RESULT_PICKLE:
-        return AtPickle(how)
-    elif where is Where.RESULT_UNPICKLE:
-        return AtUnpickle(how)
-    elif where is Where.EXCEPTION_PICKLE:
-        raise Raised(AtPickle(how))
-    elif where is Where.EXCEPTION_UNPICKLE:
-        raise Raised(AtUnpickle(how))
-    return number
+# -- a task strikes -----------------------------------------------------------------------------
+
+BY_A_TASK = (
+    Where.ARGUMENT_PICKLE,
+    Where.ARGUMENT_UNPICKLE,
+    Where.RUNNING,
+    Where.RESULT_PICKLE,
+    Where.RESULT_UNPICKLE,
+    Where.EXCEPTION_PICKLE,
+    Where.EXCEPTION_UNPICKLE,
+)
 
 
-class Log:
-    """Opened by name in each worker; counts the runs of each task."""
-
-    def __init__(self, path) -> None:
-        self.path = path
-
-    def opened(self):
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-    def runs(self) -> Counter[int]:
-        return Counter(map(int, self.path.read_text().split()))
-
-
-def run(number, path, argument, where, how):
-    """A task: the log is opened for each, so that nothing stays open."""
-    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        return work(number, log, argument, where, how)
-    finally:
-        os.close(log)
-
-
-def submit_all(pool, path, where, how):
+def go_through_task(pool, log, where, how):
+    outcome = expected(where, how, "hookpool")
     argument = {
-        Where.ARGUMENT_PICKLE: AtPickle(how),
-        Where.ARGUMENT_UNPICKLE: AtUnpickle(how),
+        Where.ARGUMENT_PICKLE: faults.AtPickle(how),
+        Where.ARGUMENT_UNPICKLE: faults.AtUnpickle(how),
     }.get(where)
+    guilty, innocent = None, {}
+    for number in range(INNOCENT):
+        if number != GUILTY:
+            innocent[number] = pool.submit(faults.task, number, log)
+        elif isinstance(outcome, RaisesAtOnce):
+            with pytest.raises(outcome.error):
+                pool.submit(faults.task, number, log, where, how, argument)
+        else:
+            guilty = pool.submit(faults.task, number, log, where, how, argument)
+
+    if guilty is not None:
+        check_failure(guilty.exception(timeout=PATIENCE), where, how)
+    check_innocent(innocent, log, died=how in DEATHS)
+    assert log.runs()[GUILTY] == (where not in (Where.ARGUMENT_PICKLE, Where.ARGUMENT_UNPICKLE))
+    check_pool(pool)
+
+
+# -- something strikes beside a task, or half-way through a message -----------------------------
+
+
+def go_through_claimed(method, log, where, how):
+    armed = str(Path(log.path).with_name("armed"))
+    Path(armed).touch()
+    start = (how, GUILTY + 1, armed)
+    with HookPoolExecutor(
+        1, context_of(method), initializer=faults.strike_after_claim, initargs=start
+    ) as pool:
+        futures = {n: pool.submit(faults.task, n, log) for n in range(INNOCENT)}
+        check_failure(futures.pop(GUILTY).exception(timeout=PATIENCE), where, how)
+        check_innocent(futures, log, died=True)
+        assert not os.path.exists(armed)
+        assert log.runs()[GUILTY] == 0
+        check_pool(pool)
+
+
+def go_through_half_sent_argument(method, log, where, how):
+    with HookPoolExecutor(1, context_of(method)) as pool:
+        guilty = pool.submit(faults.task, GUILTY, log, where, how)
+        large = pool.submit(len, bytes(LARGE))
+        innocent = {n: pool.submit(faults.task, n, log) for n in range(3)}
+
+        check_failure(guilty.exception(timeout=PATIENCE), where, how)
+        # It had not been claimed: it was never whole. So it runs in the next worker.
+        assert large.result(timeout=PATIENCE) == LARGE
+        check_innocent(innocent, log)
+        assert log.runs()[GUILTY] == 1
+        check_pool(pool)
+
+
+def go_through_half_sent_result(method, log, where, how):
+    """The owner does not read, being in a callback, until the worker has been struck."""
+    gate = str(Path(log.path).with_name("gate"))
+    os.mkfifo(gate)
+    struck = threading.Event()
+    with HookPoolExecutor(1, context_of(method)) as pool:
+        first = pool.submit(faults.wait_at, gate)
+        guilty = pool.submit(faults.task, GUILTY, log, where, how)
+        innocent = {n: pool.submit(faults.task, n, log) for n in range(3)}
+        first.add_done_callback(lambda _: struck.wait(PATIENCE))
+        try:
+            _open_gate(gate)
+            wait_until(lambda: _was_struck(log, how), PATIENCE)
+        finally:
+            struck.set()
+
+        if how in DEATHS:
+            check_failure(guilty.exception(timeout=PATIENCE), where, how)
+        else:
+            assert guilty.result(timeout=PATIENCE) == bytes(LARGE)
+        check_innocent(innocent, log)
+        assert log.runs()[GUILTY] == 1
+        check_pool(pool)
+
+
+def _open_gate(gate):
+    with open(gate, "w"):
+        pass
+
+
+def _was_struck(log, how):
+    """Whether what was to strike has struck, and the process is dead if it shall be."""
+    if how not in DEATHS:
+        return log.words()["struck"]
+    pid = log.pid()
+    return pid is not None and _is_dead(pid)
+
+
+def _is_dead(pid):
+    """Gone, or waiting for somebody to take note of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def go_through_idle(method, log, where, how):
+    gate = str(Path(log.path).with_name("gate"))
+    os.mkfifo(gate)
+    with HookPoolExecutor(1, context_of(method)) as pool:
+        pid = pool.submit(faults.leave_a_thread, log, gate, how).result(timeout=PATIENCE)
+        _open_gate(gate)
+        wait_until(lambda: _was_struck(log, how), PATIENCE)
+        innocent = {n: pool.submit(faults.task, n, log) for n in range(3)}
+
+        # Sent to a worker whose death nobody has taken note of, they had not been claimed.
+        check_innocent(innocent, log)
+        assert (pool.submit(os.getpid).result(timeout=PATIENCE) == pid) is (how not in DEATHS)
+
+
+# -- starting -----------------------------------------------------------------------------------
+
+
+def go_through_start(method, log, where, how):
+    armed, gate = (Path(log.path).with_name(name) for name in ("armed", "gate"))
+    os.mkfifo(gate)
+    strike = how, str(armed) if where in (Where.ONE_START, Where.ONE_INITIALIZER) else None
+    armed.touch()
+    if where in (Where.ONE_START, Where.EVERY_START):
+        context, options = context_of(method, strike), {}
+    else:
+        context = context_of(method)
+        options = {"initializer": faults.strike_once, "initargs": strike}
+    outcome = expected(where, how, method)
+    with HookPoolExecutor(2, context, **options) as pool:
+        futures = {}
+        # In a pool that breaks at once, some may not even be taken.
+        with contextlib.suppress(errors.HookPoolError):
+            if isinstance(outcome, Breaks):  # a healthy worker shall not be through before
+                futures[-1] = pool.submit(faults.wait_at, gate)
+            for number in range(INNOCENT):
+                futures[number] = pool.submit(faults.task, number, log)
+        if isinstance(outcome, Unharmed):
+            assert len(futures) == INNOCENT
+            check_innocent(futures, log)
+            assert not armed.exists()
+            check_pool(pool)
+        else:
+            _check_broken(pool, futures, log, where, how, outcome)
+
+
+def _check_broken(pool, futures, log, where, how, outcome):
+    failed = [future.exception(timeout=PATIENCE) for future in futures.values()]
+    if where is Where.ONE_INITIALIZER:  # the other worker may have been at work by then
+        failed = [error for error in failed if error is not None]
+    assert all(isinstance(error, outcome.error) for error in failed), failed
+    if outcome.error is errors.InitializerFailed:
+        assert all(isinstance(error.__cause__, RAISED[how]) for error in failed)
+    with pytest.raises(outcome.error):
+        pool.submit(abs, -42)
+    assert max(log.runs().values(), default=0) <= 1
+
+
+# -- the fork server ----------------------------------------------------------------------------
+
+
+def go_through_fork_server(method, log, where, how):
+    gate = str(Path(log.path).with_name("gate"))
+    os.mkfifo(gate)
+    with HookPoolExecutor(2, context_of(method)) as pool:
+        held = pool.submit(faults.wait_at, gate)
+        other = pool.submit(os.getpid).result(timeout=PATIENCE)
+        wait_until(held.running, PATIENCE)
+        server = _server_pid(method)
+        os.kill(server, DEATHS[how] * -1)
+        wait_until(lambda: _is_dead(server), PATIENCE)
+        innocent = {n: pool.submit(faults.task, n, log) for n in range(INNOCENT)}
+        check_innocent(innocent, log)
+        # Those that live do so on; those that are needed come from a new server.
+        assert pool.submit(os.getpid).result(timeout=PATIENCE) == other
+        assert isinstance(pool.submit(killed).exception(timeout=PATIENCE), errors.WorkerDied)
+        check_pool(pool)
+        _open_gate(gate)
+        assert held.result(timeout=PATIENCE) == ""
+        check_pool(pool)
+        assert _server_pid(method) != server
+
+
+def _server_pid(method):
+    if method == "hookpool":
+        return _launch.server_pid()
+    return multiprocessing.forkserver._forkserver._forkserver_pid
+
+
+# -- the matrix ---------------------------------------------------------------------------------
+
+WAYS = {
+    Where.CLAIMED: go_through_claimed,
+    Where.ARGUMENT_HALF_SENT: go_through_half_sent_argument,
+    Where.RESULT_HALF_SENT: go_through_half_sent_result,
+    Where.IDLE: go_through_idle,
+    Where.ONE_START: go_through_start,
+    Where.EVERY_START: go_through_start,
+    Where.ONE_INITIALIZER: go_through_start,
+    Where.EVERY_INITIALIZER: go_through_start,
+    Where.FORK_SERVER: go_through_fork_server,
+}
+
+
+def cells(*methods):
     return [
-        pool.submit(run, number, path, argument, where, how)
-        if number == GUILTY
-        else pool.submit(run, number, path, None, None, None)
-        for number in range(INNOCENT)
+        pytest.param(where, how, method, id=f"{method}-{where.name}-{how.name}".lower())
+        for method in methods
+        for where in Where
+        for how in How
+        if not isinstance(expected(where, how, method), str)
     ]
-
-
-CELLS = [
-    pytest.param(where, how, id=f"{where.name}-{how.name}".lower())
-    for where in Where
-    for how in How
-    if not isinstance(expected(where, how), str)
-]
 
 
 @pytest.fixture(scope="module")
 def pool():
-    """One pool for the whole matrix: what one cell breaks, the next one notices."""
+    """One pool for all cells of tasks: what one cell breaks, the next one notices."""
     with HookPoolExecutor(2) as pool:
         yield pool
 
 
-def check_cell(pool, log, where, how):
-    futures = submit_all(pool, str(log.path), where, how)
-
-    guilty = futures[GUILTY].exception(timeout=50)
-    assert isinstance(guilty, expected(where, how)), guilty
-    if how in DEATHS:
-        assert guilty.exitcode == DEATHS[how]
-        assert str(guilty.pid) in str(guilty)
-        assert "run at test_faults.py" in str(guilty)
-    for number, future in enumerate(futures):
-        if number != GUILTY:
-            error = future.exception(timeout=50)
-            assert error is None or (isinstance(error, errors.ResultLost) and how in DEATHS)
-            assert error is None or error.may_have_run
-    runs = log.runs()
-    assert all(runs[number] == 1 for number in range(INNOCENT) if number != GUILTY)
-    assert runs[GUILTY] == (where not in (Where.ARGUMENT_PICKLE, Where.ARGUMENT_UNPICKLE))
-    assert pool.submit(abs, -42).result(timeout=50) == 42
+def go_through(method, log, where, how, pool=None):
+    if where not in BY_A_TASK:
+        WAYS[where](method, log, where, how)
+    elif pool is not None:
+        pool.submit(abs, 1).result()
+        go_through_task(pool, log, where, how)
+    else:
+        with HookPoolExecutor(2, context_of(method)) as own:
+            own.submit(abs, 1).result()
+            go_through_task(own, log, where, how)
 
 
-@pytest.mark.parametrize(("where", "how"), CELLS)
-def test_exactly_the_guilty_task_fails(pool, tmp_path, where, how):
-    pool.submit(abs, 1).result()
-
-    check_cell(pool, Log(tmp_path / "log"), where, how)
+@pytest.mark.parametrize(("where", "how", "method"), cells("hookpool"))
+def test_one_failure_is_one_failure(pool, tmp_path, where, how, method):
+    go_through(method, Log(tmp_path / "log"), where, how, pool)
 
 
 @pytest.mark.agree
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-@pytest.mark.parametrize(("where", "how"), CELLS)
-def test_exactly_the_guilty_task_fails_in_the_other_contexts(tmp_path, where, how, method):
-    with HookPoolExecutor(2, multiprocessing.get_context(method)) as pool:
-        pool.submit(abs, 1).result()
-
-        check_cell(pool, Log(tmp_path / "log"), where, how)
+@pytest.mark.parametrize(("where", "how", "method"), cells("spawn", "forkserver", "fork"))
+def test_one_failure_is_one_failure_in_the_other_contexts(tmp_path, where, how, method):
+    go_through(method, Log(tmp_path / "log"), where, how)
 
 
 def test_every_cell_has_an_outcome_or_a_reason():
-    for where in Where:
-        for how in How:
-            outcome = expected(where, how)
-            assert outcome
-            if isinstance(outcome, str):
-                assert len(outcome) > 20
+    for method in METHODS:
+        for where in Where:
+            assert (where in BY_A_TASK) != (where in WAYS)
+            for how in How:
+                outcome = expected(where, how, method)
+                assert isinstance(outcome, Fails | RaisesAtOnce | Unharmed | Breaks | str)
+                assert not isinstance(outcome, str) or len(outcome) > 20
 
 
 # -- outside any task ---------------------------------------------------------------------------
@@ -302,30 +381,7 @@ def test_workers_that_die_idle_over_and_over_break_the_pool():
         kill_idle_workers(pool)
 
 
-@pytest.mark.parametrize("how", [How.ERROR, How.SYSTEM_EXIT, How.INTERRUPT, How.RECURSION])
-def test_an_initializer_that_raises_breaks_the_pool_with_the_cause(how):
-    with HookPoolExecutor(2, initializer=DO[how]) as pool:
-        futures = [pool.submit(abs, 1) for _ in range(3)]
-        error = futures[0].exception(timeout=50)
-
-        assert isinstance(error, errors.InitializerFailed)
-        assert isinstance(error.__cause__, RAISED[how])
-        assert all(isinstance(f.exception(timeout=50), errors.InitializerFailed) for f in futures)
-        with pytest.raises(errors.InitializerFailed):
-            pool.submit(abs, 1)
-
-
-@pytest.mark.parametrize("how", DEATHS)
-def test_workers_that_die_in_the_initializer_break_the_pool(how):
-    with HookPoolExecutor(1, initializer=DO[how]) as pool:
-        error = pool.submit(abs, 1).exception(timeout=50)
-
-    assert isinstance(error, errors.WorkerCannotStart)
-
-
 def test_an_initializer_that_cannot_travel_breaks_the_pool():
-    import threading
-
     lock = threading.Lock()
     with lock, HookPoolExecutor(1, initializer=print, initargs=(lock,)) as pool:
         error = pool.submit(abs, 1).exception(timeout=50)
@@ -334,42 +390,91 @@ def test_an_initializer_that_cannot_travel_breaks_the_pool():
     assert "lock" in str(error)
 
 
-def test_a_large_message_half_written_to_a_worker_that_dies_harms_nobody():
-    big = bytes(50 << 20)
+def limit_memory() -> None:
+    """Leave this process 96 MB more than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = os.sysconf("SC_PAGE_SIZE") * pages + (96 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+@pytest.mark.parametrize("size", [1 << 20, 60 << 20], ids=["bit-by-bit", "a-result-with-its-copy"])
+def test_a_task_that_needs_more_memory_than_its_worker_has_fails_alone(size):
+    def hoard():
+        return [bytes(size) for _ in range(1000)]
+
+    with HookPoolExecutor(1, initializer=limit_memory) as pool:
+        pid = pool.submit(os.getpid).result(timeout=PATIENCE)
+        futures = [pool.submit(abs, -1), pool.submit(hoard), pool.submit(abs, -2)]
+
+        assert isinstance(futures[1].exception(timeout=PATIENCE), MemoryError)
+        assert [futures[0].result(), futures[2].result(timeout=PATIENCE)] == [1, 2]
+        assert pool.submit(os.getpid).result(timeout=PATIENCE) == pid
+
+
+@pytest.mark.xfail(
+    reason="an argument for which a worker has no room ends one worker after the other",
+    raises=errors.TooManyDeaths,
+)
+def test_an_argument_that_no_worker_has_room_for_fails_alone():
+    with HookPoolExecutor(1, initializer=limit_memory) as pool:
+        before, large, after = pool.submit(abs, -1), pool.submit(len, bytes(4 * LARGE)), None
+        after = pool.submit(abs, -2)
+
+        assert before.result(timeout=PATIENCE) == 1
+        assert after.result(timeout=PATIENCE) == 2
+        assert isinstance(large.exception(timeout=PATIENCE), MemoryError | errors.WorkerDied)
+        check_pool(pool)
+
+
+RESULT_TOO_LARGE = """
+from hookpool import HookPoolExecutor
+from tests.test_faults import limit_memory
+with HookPoolExecutor(1) as pool:
+    assert pool.submit(abs, -1).result() == 1
+    limit_memory()
+    large, other = pool.submit(lambda: bytes(6 * (50 << 20))), pool.submit(abs, -2)
+    print(type(large.exception(timeout=40)).__name__, other.exception(timeout=40))
+    print(pool.submit(abs, -42).result(timeout=40))
+"""
+
+
+@pytest.mark.xfail(reason="a result for which the owner has no room breaks the pool")
+def test_a_result_that_the_owner_has_no_room_for_fails_alone():
+    assert run_python("-c", RESULT_TOO_LARGE).split() == ["MemoryError", "None", "42"]
+
+
+def caught(future):
+    """What its result raises. Not by `pytest.raises`: a KeyboardInterrupt would end the run."""
+    try:
+        return future.result(timeout=PATIENCE)
+    except BaseException as error:
+        return type(error)  # the error itself would keep alive what its traceback refers to
+
+
+@pytest.mark.xfail(reason="it goes to the caller instead, when that reads the result itself")
+@pytest.mark.parametrize("how", [How.SYSTEM_EXIT, How.INTERRUPT])
+def test_a_result_that_exits_when_unpickled_fails_its_future_whoever_reads_it(how):
     with HookPoolExecutor(1) as pool:
-        pid = pool.submit(os.getpid).result()
-        os.kill(pid, signal.SIGSTOP)
-        future = pool.submit(len, big)
-        os.kill(pid, signal.SIGKILL)
-
-        # It had not been claimed: it was never whole. So it runs in the next worker.
-        assert future.result(timeout=50) == len(big)
+        pool.submit(abs, -1).result()
+        for _ in range(50):  # the caller reads it unless the driver's thread is faster
+            assert caught(pool.submit(faults.AtUnpickle, how)) is errors.CannotUnpickle
 
 
-def test_a_large_result_half_written_by_a_worker_that_dies_fails_its_task_only(tmp_path):
-    def large(path):
-        import threading
+DEADLY_RESULT = """
+import os
+from hookpool import HookPoolExecutor
+from tests.faults import AtUnpickle, How
+with HookPoolExecutor(2) as pool:
+    list(pool.map(lambda number: os.getpid(), range(20)))
+    pool.submit(AtUnpickle, How.HARD_EXIT).result()
+"""
 
-        def die_when_the_pipe_is_full():
-            # The result is larger than any socket buffer, and nobody reads: see below.
-            with open(path) as gate:
-                gate.read()
-            os.kill(os.getpid(), signal.SIGKILL)
 
-        threading.Thread(target=die_when_the_pipe_is_full, daemon=True).start()
-        return bytes(50 << 20)
+def test_a_result_that_kills_its_owner_leaves_no_worker_behind():
+    with Program(("-c", DEADLY_RESULT), timeout=PATIENCE, env=None) as program:
+        assert program.process.wait(PATIENCE) == 13
 
-    path = str(tmp_path / "gate")
-    os.mkfifo(path)
-    with HookPoolExecutor(1) as pool:
-        future = pool.submit(large, path)
-        wait_until(future.running, 20)
-        with open(path, "w"):
-            pass
-        error = future.exception(timeout=50)
-
-        assert error is None or isinstance(error, errors.WorkerDied)
-        assert pool.submit(abs, -1).result(timeout=50) == 1
+        wait_until(lambda: not marked_processes(program.mark), GONE_WITHIN)
 
 
 def test_large_messages_both_ways_at_once_block_nobody():
