@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 VENV ?= .venv
 PYTHON ?=
 N ?= 20
+SECONDS ?= 1800
 BENCH ?=
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
@@ -57,8 +58,10 @@ agree: $(call stamp,test) ## other projects' own test suites, run on our executo
 faults: $(call stamp,test) ## the slow tests: every way to die, on every start method
 	@$(PYTEST) -q -m slow --timeout 300
 
-stress: $(call stamp,test) ## the races, N=20 times over
-	@for n in $$(seq $(N)); do echo "round $$n"; $(PYTEST) -q -x -m stress --timeout 300; done
+stress: $(call stamp,test) ## random kills with all cores busy for SECONDS=1800, then the races N=20 times over
+	@HOOKPOOL_STRESS_SECONDS=$(SECONDS) $(PYTEST) -q -x -m stress tests/test_stress.py
+	@for n in $$(seq $(N)); do echo "round $$n"; $(PYTEST) -q -x -m stress --timeout 300 \
+	    --ignore tests/test_stress.py; done
 
 matrix: ## make test on each CPython >= 3.11 that the PATH and pyenv have, in .venvs/
 	@tools/each_python.sh -q
