@@ -45,7 +45,7 @@ from hookpool._crew import Worker
 from hookpool._events import Why
 from hookpool._poller import CAN_MUTE, Poller
 from hookpool._task import Block, Rows, Values, describe, rebuilt
-from hookpool._wire import Kind
+from hookpool._wire import Kind, ResultRow, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -638,7 +638,7 @@ class Driver:
     def _take_own(self, worker: Worker, frame: _wire.Frame, own: int) -> bool:
         """Take in and settle the result of the task that this thread waits for, if it is that."""
         arrival: Arrival
-        if frame.kind == Kind.VALUES:
+        if frame.kind == Kind.VALUES and not frame.is_cut:
             number, micros, payload = _wire.values(frame)
             if number == own:
                 arrival = Values(number, pickle.loads(payload))
@@ -659,15 +659,20 @@ class Driver:
         if kind == Kind.VALUES:
             first, micros, payload = _wire.values(frame)
             count = frame.number
+            if frame.is_cut:
+                lost = [ResultRow(first + at, Status.NO_ROOM, 0, b"") for at in range(count)]
+                numbers = range(first, first + count)
+                self._results(worker, Rows(lost), numbers, ((count, micros),))
+                return
             # Plain values: nobody's code runs, here or there, so any thread may load them.
             arrival: Arrival = Values(first, pickle.loads(payload))
             self._results(worker, arrival, range(first, first + count), ((count, micros),))
             return
         if kind == Kind.RESULTS:
             rows = list(_wire.result_rows(frame))
-            numbers = [row.task for row in rows]
+            tasks = [row.task for row in rows]
             runs = tuple([(1, row.micros) for row in rows])
-            self._results(worker, Rows(rows), numbers, runs)
+            self._results(worker, Rows(rows), tasks, runs)
             return
         now = monotonic()
         match kind:

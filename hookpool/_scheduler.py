@@ -227,20 +227,23 @@ class Scheduler:
             number, worker = next(reversed(self._idle.items()))
             self._send(number, worker, (Span(start, stop, group),), now)
             return
+        was_waiting = self._queued
         if queue and queue[-1].stop == start and queue[-1].group == group:
             queue[-1] = Span(queue[-1].start, stop, group)
         else:
             queue.append(Span(start, stop, group))
         self._queued += stop - start
-        if self._busy_enough():
+        # What waited has been looked at, and nothing has changed since: the next report makes room
+        # for many in one message, where sending them this one would cost one of its own.
+        if was_waiting and self.config.claims and len(self._workers) >= self._max_workers:
             return
-        self._assign(now)
+        if not self._busy_enough():
+            self._assign(now)
 
     def _busy_enough(self) -> bool:
         """Whether what was just submitted can wait until a worker reports.
 
-        All workers are there and have their next task: sending them this one as well would cost a
-        message of its own, where the next report makes room for many in one.
+        All workers are there and have their next task.
         """
         if len(self._workers) < self._max_workers or not self.config.claims:
             return False

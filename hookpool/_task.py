@@ -277,6 +277,9 @@ Arrival: TypeAlias = Values | Rows
 
 def resolve(work: Work, row: ResultRow) -> None:
     """Rebuild the outcome of a task and give it to who waits for it."""
+    if row.status == Status.NO_ROOM:
+        work.set_exception(row.task, _no_room(work))
+        return
     try:
         if row.status == Status.VALUE:
             value = pickle.loads(row.payload)
@@ -302,6 +305,13 @@ def resolve_here(work: Work, row: ResultRow) -> None:
             work.set_values(row.task, [value])
     else:
         resolve(work, row)
+
+
+def _no_room(work: Work) -> BaseException:
+    return MemoryError(
+        f"there is no memory here for the result of {describe(work)}; the task has run, and other "
+        "tasks are not affected"
+    )
 
 
 def _unreadable(work: Work, why: BaseException) -> BaseException:

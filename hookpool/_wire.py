@@ -73,6 +73,7 @@ class Status(IntEnum):
     RAISED = 1  # (what it raised, the traceback as text)
     UNREADABLE = 2  # the same, but the task never started: its payload could not be unpickled
     UNSENDABLE = 3  # the same, for a result that could not be pickled
+    NO_ROOM = 4  # nothing: the owner had no memory for it; never sent
 
 
 class Run(NamedTuple):
@@ -82,7 +83,8 @@ class Run(NamedTuple):
     function: int
     form: int
     tasks: int
-    #: One for each task; the only one, for all of them, where the form is PLAIN.
+    #: One for each task; the only one, for all of them, where the form is PLAIN; none where there
+    #: was no memory for them.
     payloads: list[memoryview]
 
 
@@ -109,6 +111,8 @@ class Frame(NamedTuple):
     kind: int
     number: int
     body: Buffer
+    #: Whether there was no memory for the body: then it is only the beginning of it.
+    is_cut: bool = False
 
 
 def frame(kind: Kind, number: int = 0, body: Buffer = b"") -> list[Buffer]:
@@ -149,6 +153,8 @@ def results_frame(rows: Sequence[tuple[int, int, int, Buffer]]) -> list[Buffer]:
 def run(frame: Frame) -> Run:
     """What a TASKS frame holds."""
     first, function, form = _RUN.unpack_from(frame.body)
+    if frame.is_cut:
+        return Run(first, function, form, frame.number, [])
     body = memoryview(frame.body)[_RUN.size :]
     if form == _PLAIN:
         return Run(first, function, form, frame.number, [body])
@@ -170,6 +176,10 @@ def result_rows(frame: Frame) -> Iterator[ResultRow]:
     """The results of a RESULTS frame."""
     body = memoryview(frame.body)
     at = _RESULT.size * frame.number
+    if frame.is_cut:
+        for task, _, micros, _ in _RESULT.iter_unpack(body[:at]):
+            yield ResultRow(task, Status.NO_ROOM, micros, b"")
+        return
     for task, status, micros, length in _RESULT.iter_unpack(body[:at]):
         yield ResultRow(task, status, micros, body[at : at + length])
         at += length
@@ -179,7 +189,9 @@ class Decoder:
     """Bytes in, frames out, whatever the boundaries of the reads.
 
     Read into `room()`, then pass the number of bytes to `filled()`.  The body of a large frame is
-    read straight into memory of its own and never copied.
+    read straight into memory of its own and never copied.  If there is no memory for it, it is
+    passed over, all but its beginning, which says whose it was: one message that is too large must
+    not end the stream.
     """
 
     def __init__(self) -> None:
@@ -188,6 +200,10 @@ class Decoder:
         self._have = 0
         #: The header and the memory of the large body on its way, of which `_have` bytes are here.
         self._large: tuple[int, int, memoryview] | None = None
+        #: The beginning of a body that there is no memory for, once it is here.
+        self._beginning: memoryview | None = None
+        #: How much of such a body is still to be read after what `_large` has room for.
+        self._beyond = 0
 
     def room(self) -> memoryview:
         """Where the next bytes of the stream belong; never empty."""
@@ -208,9 +224,22 @@ class Decoder:
         kind, number, body = self._large
         if self._have < len(body):
             return []
-        self._large = None
         self._have = 0
+        if self._beyond:
+            self._pass_over(kind, number, body)
+            return []
+        self._large = None
+        beginning, self._beginning = self._beginning, None
+        if beginning is not None:
+            return [Frame(kind, number, beginning, True)]
         return [Frame(kind, number, body)]
+
+    def _pass_over(self, kind: int, number: int, body: memoryview) -> None:
+        if self._beginning is None:
+            self._beginning = body
+        here = min(self._beyond, len(self._chunk))
+        self._large = (kind, number, self._chunk[:here])
+        self._beyond -= here
 
     def _parse(self) -> list[Frame]:
         frames: list[Frame] = []
@@ -231,8 +260,12 @@ class Decoder:
         return frames
 
     def _begin_large(self, kind: int, number: int, length: int, start: int) -> None:
-        body = memoryview(bytearray(length))
         here = self._have - start
+        try:
+            body = memoryview(bytearray(length))
+        except MemoryError:
+            body = memoryview(bytearray(ROOM))
+            self._beyond = length - ROOM
         body[:here] = self._chunk[start : self._have]
         self._large = (kind, number, body)
         self._have = here

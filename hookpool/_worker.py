@@ -286,7 +286,8 @@ class _Worker:
             case Kind.TASKS:
                 self._queue.append(_wire.run(frame))
             case Kind.DEFINE:
-                self._shelf.define(frame.number, bytes(frame.body))
+                data = _NO_ROOM if frame.is_cut else bytes(frame.body)
+                self._shelf.define(frame.number, data)
             case Kind.FORGET:
                 self._shelf.forget(frame.number)
             case Kind.EXIT:
@@ -295,7 +296,7 @@ class _Worker:
     # -- a run of tasks ---------------------------------------------------------------------
 
     def _work_off(self, run: _wire.Run) -> None:
-        if run.form == _PLAIN:
+        if run.form == _PLAIN and run.payloads:
             try:
                 function = self._shelf.function(run.function)
             except BaseException:  # noqa: BLE001 - it will be raised again, for each task
@@ -400,6 +401,8 @@ class _Worker:
     def _run(self, run: _wire.Run, at: int) -> tuple[Status, bytes]:
         """Load, call, dump.  References to the user's objects end with this frame."""
         try:
+            if not run.payloads:
+                no_room()
             function, args, kwargs = self._load(run, at)
         except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
             return Status.UNREADABLE, self._dump_error(error)
@@ -468,10 +471,15 @@ class _Worker:
     def _send(self, row: ResultRow, now: float, idle: bool) -> None:
         if idle:
             with self._lock:
+                if len(row.payload) > FLUSH_BYTES:
+                    self._write_outgoing()
                 self._outgoing.append(row)
                 self._write_outgoing()
             return
         with self._lock:
+            if len(row.payload) > FLUSH_BYTES:
+                # In a frame of its own: should the owner have no memory for it, only this is lost.
+                self._write_outgoing()
             if not self._outgoing:
                 self._outgoing_since = now
                 self._wake_flusher()
@@ -533,6 +541,20 @@ class _Worker:
 
 def _are_values(piece: _Values | ResultRow) -> bool:
     return type(piece) is _Values
+
+
+def no_room() -> None:
+    """Raise what the tasks of a message fail with for which this process had no memory."""
+    raise MemoryError("the worker has no memory for the arguments of the task")
+
+
+class _NoRoom:
+    def __reduce__(self) -> Any:
+        return no_room, ()
+
+
+#: In the place of a definition that there was no memory for.
+_NO_ROOM = pickle.dumps(_NoRoom())
 
 
 def _text(error: BaseException) -> str:

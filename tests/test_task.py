@@ -83,6 +83,13 @@ def test_arguments_that_could_not_be_rebuilt_say_that_the_task_did_not_run():
     assert isinstance(error.__cause__, ImportError)
 
 
+def test_a_result_that_there_is_no_memory_for_says_that_the_task_ran():
+    _, error = outcome(Status.NO_ROOM, b"")
+
+    assert type(error) is MemoryError
+    assert "the task has run" in str(error)
+
+
 @pytest.mark.parametrize("status", [Status.VALUE, Status.RAISED])
 def test_a_result_that_cannot_be_rebuilt_says_that_the_task_ran(status):
     _, error = outcome(status, b"not a pickle")

@@ -95,6 +95,36 @@ def test_result_rows_come_back_in_order():
     assert [(*row[:3], bytes(row.payload)) for row in _wire.result_rows(frame)] == rows
 
 
+@pytest.mark.parametrize("length", [_wire.ROOM + 1, 2 * _wire.ROOM, 5 * _wire.ROOM + 3])
+@pytest.mark.parametrize("cut", [1000, 1 << 20])
+def test_a_body_that_there_is_no_memory_for_is_passed_over(monkeypatch, length, cut):
+    def scarce(size):
+        if size > _wire.ROOM:
+            raise MemoryError
+        return bytearray(size)
+
+    stream = _wire.join(
+        _wire.frame(Kind.EXIT, 1)
+        + _wire.results_frame([(7, Status.VALUE, 5, b"x" * length)])
+        + _wire.frame(Kind.EXIT, 2)
+    )
+    monkeypatch.setattr(_wire, "bytearray", scarce, raising=False)
+
+    before, large, after = decode(stream, cut)
+
+    assert (before.number, after.number) == (1, 2)
+    assert large.is_cut
+    assert list(_wire.result_rows(large)) == [(7, Status.NO_ROOM, 5, b"")]
+
+
+def test_a_run_that_there_is_no_memory_for_still_says_whose_it_is():
+    body = _wire.join(_wire.run_frame(3, 5, Form.ARGS, [b"a" * 100] * 4))[16:]
+
+    run = _wire.run(Frame(Kind.TASKS, 4, body[:64], True))
+
+    assert (run.first, run.tasks, run.payloads) == (3, 4, [])
+
+
 def test_an_empty_frame_is_a_header_only():
     (frame,) = decode(_wire.join(_wire.frame(Kind.EXIT)), 1)
 

@@ -233,6 +233,31 @@ def test_a_function_that_cannot_be_loaded_fails_each_plain_call_of_it(owner):
     assert values([good]) == [1]
 
 
+def test_tasks_and_functions_that_there_is_no_memory_for_fail_alone(owner, monkeypatch):
+    def scarce(size):
+        if size > _wire.ROOM:
+            raise MemoryError
+        return bytearray(size)
+
+    monkeypatch.setattr(_wire, "bytearray", scarce, raising=False)
+    large = b"x" * (3 * _wire.ROOM)
+    owner.channel.add_claims(3)
+    owner.channel.send(_wire.run_frame(0, 0, Form.CALL, [large, large]))
+    owner.channel.send(_wire.frame(Kind.DEFINE, 1, large))
+    owner.channel.send(_wire.plain_frame(2, 1, 1, pickle.dumps([(1,)])))
+    owner.send((abs, -1))
+    owner.thread.start()
+    while owner.channel.backed_up:
+        owner.channel.flush()
+
+    *failed, good = owner.receive(4)
+
+    for row in failed:
+        assert row.status == Status.UNREADABLE
+        assert type(_worker.read_error(row.payload)[0]) is MemoryError
+    assert values([good]) == [1]
+
+
 def test_durations_are_measured(owner):
     owner.send((time.sleep, 0.02))
     owner.thread.start()
