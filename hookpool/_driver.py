@@ -44,7 +44,8 @@ from hookpool._channel import CLAIMS, Channel
 from hookpool._crew import Worker
 from hookpool._events import Why
 from hookpool._poller import CAN_MUTE, Poller
-from hookpool._task import Block, Rows, Values, describe, rebuilt
+from hookpool._future import settle_one
+from hookpool._task import Block, Rows, Task, Values, describe, rebuilt, resolve_here
 from hookpool._wire import Kind, ResultRow, Status
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from hookpool._definitions import Ledger
-    from hookpool._task import Arrival, Task, Work
+    from hookpool._task import Arrival, Work
 
 # How long a thread that waits for a result reads in place of the driver's thread, in seconds.
 # Longer saves the detour, some 50 us, for longer tasks, where it does not matter; shorter bounds
@@ -79,6 +80,8 @@ class _Exit:
 
 _UNKNOWN = _Exit(None, None)
 _Send = _events.Send
+# Members of an IntEnum cost two look-ups and a conversion each time.
+_VALUES, _RESULTS = int(Kind.VALUES), int(Kind.RESULTS)
 
 
 class _Transition:
@@ -142,6 +145,8 @@ class Driver:
         self._inbox: deque[_events.Event] = deque()
         #: Results that have arrived, for the driver's thread to give to those who wait.
         self._arrived: deque[Arrival] = deque()
+        #: What is on its way from the table of tasks to there.
+        self._arriving: Arrival | None = None
         #: When the scheduler wants to be woken, by `time.monotonic`.
         self._wake_at: float | None = None
         #: When what is left of the workers is killed.
@@ -637,26 +642,42 @@ class Driver:
 
     def _take_own(self, worker: Worker, frame: _wire.Frame, own: int) -> bool:
         """Take in and settle the result of the task that this thread waits for, if it is that."""
-        arrival: Arrival
-        if frame.kind == Kind.VALUES and not frame.is_cut:
+        if frame.kind == _VALUES and not frame.is_cut:
             number, micros, payload = _wire.values(frame)
-            if number == own:
-                arrival = Values(number, pickle.loads(payload))
-        elif frame.kind == Kind.RESULTS:
+        elif frame.kind == _RESULTS:
             [row] = _wire.result_rows(frame)
-            number, micros = row.task, row.micros
-            arrival = Rows([row])
+            number, micros, payload = row.task, row.micros, None
         else:
             return False
         work = self._tasks.get(own)
-        if number != own or work is None or work.runs_code():
+        if number != own or type(work) is not Task or work.future.has_callbacks():
             return False  # the driver's thread does it: user code may wait for a very long time
-        self._results(worker, arrival, (own,), ((1, micros),), settle=True)
+        try:
+            with self._lock:
+                try:
+                    del self._tasks[own]
+                    runs = ((1, micros),)
+                    self._tell(_events.Finished(worker.number, runs, monotonic()))
+                except BaseException:
+                    self._interrupt()
+                    raise
+            if payload is not None:
+                settle_one(work.future, pickle.loads(payload)[0])
+            else:
+                resolve_here(work, row)
+        except BaseException:
+            # An interrupt: what is no longer in the table must be where the driver's thread finds
+            # it, or nobody would ever settle it. To be settled twice is no harm.
+            arrival = Rows([row]) if payload is None else Values(own, pickle.loads(payload))
+            arrival.works.append(work)
+            self._arrived.append(arrival)
+            self._wake()
+            raise
         return True
 
     def _take_in(self, worker: Worker, frame: _wire.Frame) -> None:
         kind = frame.kind
-        if kind == Kind.VALUES:
+        if kind == _VALUES:
             first, micros, payload = _wire.values(frame)
             count = frame.number
             if frame.is_cut:
@@ -668,7 +689,7 @@ class Driver:
             arrival: Arrival = Values(first, pickle.loads(payload))
             self._results(worker, arrival, range(first, first + count), ((count, micros),))
             return
-        if kind == Kind.RESULTS:
+        if kind == _RESULTS:
             rows = list(_wire.result_rows(frame))
             tasks = [row.task for row in rows]
             runs = tuple([(1, row.micros) for row in rows])
@@ -697,30 +718,23 @@ class Driver:
         arrival: Arrival,
         numbers: Sequence[int],
         runs: tuple[tuple[int, int], ...],
-        *,
-        settle: bool = False,
     ) -> None:
-        works = arrival.works
-        try:
-            with self._lock:
-                try:
-                    # The worker gets its next tasks before the user's code (unpickling,
-                    # callbacks) runs.
-                    works.extend(map(self._tasks.pop, numbers, itertools.repeat(None)))
-                    self._tell(_events.Finished(worker.number, runs, monotonic()))
-                except BaseException:
-                    self._interrupt()
-                    raise
-                if not settle:
-                    self._arrived.append(arrival)
-            if settle:
-                arrival.settle_here()
-        except BaseException:
-            # An interrupt: what is no longer in the table must be where the driver's thread finds
-            # it, or nobody would ever settle it. To be settled twice is no harm.
-            self._arrived.append(arrival)
-            self._wake()
-            raise
+        with self._lock:
+            try:
+                # From one table to the other in one call, or an interrupt could come in between;
+                # and reachable before that, for the same reason.
+                self._arriving = arrival
+                arrival.works.extend(map(self._tasks.pop, numbers, itertools.repeat(None)))
+                self._arrived.append(arrival)
+                self._arriving = None
+                # The worker gets its next tasks before the user's code (unpickling, callbacks)
+                # runs.
+                self._tell(_events.Finished(worker.number, runs, monotonic()))
+            except BaseException:
+                if self._arriving is not None:
+                    self._arrived.append(self._arriving)  # twice is no harm
+                self._interrupt()
+                raise
 
     def _settle(self) -> None:
         """Give the results that have arrived to those who wait for them."""

@@ -157,6 +157,19 @@ class HookFuture(Future[T]):
             pass  # the user has set it: then that counts
 
 
+def settle_one(future: HookFuture[Any], value: Any) -> None:
+    """As `settle`, for one."""
+    attributes = future.__dict__
+    with _lock:
+        if "_condition" not in attributes:
+            attributes["_result"] = value
+            attributes["_state"] = _FINISHED
+            if "_condition" not in attributes:
+                return
+            attributes["_state"] = _PENDING  # a signal handler has asked just now
+    _set_result(future, value)
+
+
 def settle(outcomes: Sequence[tuple[HookFuture[Any], Any]]) -> None:
     """Give futures their results, those that nobody has asked anything of all at once."""
     asked: list[tuple[HookFuture[Any], Any]] = []
@@ -171,7 +184,11 @@ def settle(outcomes: Sequence[tuple[HookFuture[Any], Any]]) -> None:
                 attributes["_state"] = _PENDING  # a signal handler has asked just now
             asked.append((future, value))
     for future, value in asked:
-        try:
-            future.set_result(value)
-        except InvalidStateError:
-            pass  # the user has set it, or it was cancelled: then that counts
+        _set_result(future, value)
+
+
+def _set_result(future: HookFuture[Any], value: Any) -> None:
+    try:
+        future.set_result(value)
+    except InvalidStateError:
+        pass  # the user has set it, or it was cancelled: then that counts

@@ -274,7 +274,7 @@ class Scheduler:
         if len(event.runs) == 1:
             [(tasks, micros)] = event.runs
             start, stop, group = sent[0]
-            if stop - start == tasks:  # the commonest case of all, by the shortest way
+            if stop - start == tasks:  # the commonest case of all, by a shorter way
                 sent.popleft()
                 worker.held -= tasks
                 self._measure(group, micros / tasks * 1e-6)

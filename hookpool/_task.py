@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from hookpool import _wire, _worker, errors
-from hookpool._future import settle
+from hookpool._future import settle, settle_one
 from hookpool._wire import Form, Status
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Task:
 
     def set_values(self, number: int, values: list[Any]) -> None:
         """The call returned this."""
-        settle(((self.future, values[0]),))
+        settle_one(self.future, values[0])
 
     def set_exception(self, number: int, error: BaseException) -> None:
         """The call failed."""
@@ -77,10 +77,6 @@ class Task:
     def set_cancelled(self, number: int) -> None:
         """The call will never run."""
         self.future.set_cancelled()
-
-    def runs_code(self) -> bool:
-        """Whether the outcome makes code of the user run, which is the driver's thread's."""
-        return self.future.has_callbacks()
 
 
 class Block:
@@ -132,10 +128,6 @@ class Block:
     def set_cancelled(self, number: int) -> None:
         """The call will never run."""
         self.consumer.take_error(self.index + number - self.first, CancelledError())
-
-    def runs_code(self) -> bool:
-        """Whether the outcome makes code of the user run: it does not."""
-        return False
 
 
 Work: TypeAlias = "Task | Block"
@@ -246,8 +238,6 @@ class Values:
         if self.works:
             settle_values(self.works, self._first, self._values)
 
-    settle_here = settle
-
 
 class Rows:
     """Results that have arrived one by one, on their way to those who wait."""
@@ -264,12 +254,6 @@ class Rows:
         for work, row in zip(self.works, self._rows):  # noqa: B905 - see `works`
             if work is not None:
                 resolve(work, row)
-
-    def settle_here(self) -> None:
-        """As `settle`, in a thread of the user's: an interrupt comes through, and then again."""
-        for work, row in zip(self.works, self._rows):  # noqa: B905 - see `works`
-            if work is not None:
-                resolve_here(work, row)
 
 
 Arrival: TypeAlias = Values | Rows
