@@ -43,8 +43,8 @@ from hookpool._alarm import Alarm
 from hookpool._channel import CLAIMS, Channel
 from hookpool._crew import Worker
 from hookpool._events import Why
+from hookpool._future import RebuildInterrupted, settle_one
 from hookpool._poller import CAN_MUTE, Poller
-from hookpool._future import settle_one
 from hookpool._task import Block, Rows, Task, Values, describe, rebuilt, resolve_here
 from hookpool._wire import Kind, ResultRow, Status
 
@@ -627,17 +627,23 @@ class Driver:
     def _read(self, worker: Worker, own: int = -1) -> bool:
         """Read once, and take in what it brings; the result of the task `own` is settled."""
         assert worker.reading.locked()
+        interrupted: RebuildInterrupted | None = None
         try:
             frames, more = worker.channel.receive()
             for frame in frames:
-                if frame.number != 1 or own < 0 or not self._take_own(worker, frame, own):
-                    self._take_in(worker, frame)
+                try:
+                    if frame.number != 1 or own < 0 or not self._take_own(worker, frame, own):
+                        self._take_in(worker, frame)
+                except RebuildInterrupted as error:
+                    interrupted = error  # the frames behind it are taken in first
         except BaseException:  # an interrupt: what was read and not taken in is lost
             self._interrupt()
             raise
         if worker.channel.ended and self._poller is not None:
             # End of file says nothing about the process: its sentinel does.
             self._poller.forget(worker.channel.inn)
+        if interrupted is not None:
+            raise interrupted
         return more
 
     def _take_own(self, worker: Worker, frame: _wire.Frame, own: int) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -66,6 +66,20 @@ def _equip(attributes: dict[str, Any]) -> None:
             attributes["_waiters"] = []
             attributes["_done_callbacks"] = []
             attributes["_condition"] = condition  # the last: it says that the others are there
+
+
+class RebuildInterrupted(BaseException):
+    """While a user's thread rebuilt a result: `SystemExit`, `KeyboardInterrupt` or the like.
+
+    Either the result raised it, and its future is to fail; or it is Ctrl-C, meant for the thread.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+# How long that thread waits for the driver's to find out which of the two it is, in seconds.
+_VERDICT_SECONDS = 5.0
 
 
 class HookFuture(Future[T]):
@@ -131,12 +145,22 @@ class HookFuture(Future[T]):
         """Read the result oneself, if that is possible now; the time then left to wait."""
         if self._number is None:
             return timeout
-        if timeout is None:
-            self._pool.help(self._number, None)
-            return None
-        deadline = time.monotonic() + timeout
-        self._pool.help(self._number, timeout)
-        return max(0.0, deadline - time.monotonic())
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self._pool.help(self._number, timeout)
+        except RebuildInterrupted as interrupted:
+            error = interrupted.error
+            if not self._fails_with(error):
+                raise error from None
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _fails_with(self, error: BaseException) -> bool:
+        """Whether the result raises this again when the driver's thread rebuilds it."""
+        try:
+            verdict = super().exception(_VERDICT_SECONDS)
+        except (TimeoutError, CancelledError):
+            return False
+        return verdict is not None and type(verdict.__cause__) is type(error)
 
     def has_callbacks(self) -> bool:
         """Whether the outcome makes code of the user run."""

@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from hookpool import _wire, _worker, errors
-from hookpool._future import settle, settle_one
+from hookpool._future import RebuildInterrupted, settle, settle_one
 from hookpool._wire import Form, Status
 
 if TYPE_CHECKING:
@@ -279,12 +279,18 @@ def resolve(work: Work, row: ResultRow) -> None:
 
 
 def resolve_here(work: Work, row: ResultRow) -> None:
-    """As `resolve`, in a thread of the user's: an interrupt comes through, and nothing is done."""
+    """As `resolve`, in a thread of the user's.
+
+    Raises:
+        RebuildInterrupted: what was raised may be an interrupt, and nothing was done.
+    """
     if row.status == Status.VALUE:
         try:
             value = pickle.loads(row.payload)
         except Exception:  # noqa: BLE001 - whatever a user's __setstate__ raises
             resolve(work, row)
+        except BaseException as error:  # noqa: BLE001 - the result's, or an interrupt
+            raise RebuildInterrupted(error) from None
         else:
             work.set_values(row.task, [value])
     else:
