@@ -20,6 +20,15 @@ from tests.helpers import wait_until
 OURS = f"{os.sep}hookpool{os.sep}"
 
 
+def _is_in_finalizer(frame):
+    """Whether what is raised here goes nowhere: the interpreter prints it and carries on."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename == weakref.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
 class InterruptAt:
     """Raise KeyboardInterrupt at the n-th line that this thread runs inside hookpool.
 
@@ -41,11 +50,8 @@ class InterruptAt:
         sys.settrace(None)
 
     def _call(self, frame, event, arg):
-        # What is raised in a finalizer goes nowhere: the interpreter prints it and carries on.
-        is_final = frame.f_code.co_name == "__del__" or (
-            frame.f_back is not None and frame.f_back.f_code.co_filename == weakref.__file__
-        )
-        return self._line if OURS in frame.f_code.co_filename and not is_final else None
+        is_ours = OURS in frame.f_code.co_filename and not _is_in_finalizer(frame)
+        return self._line if is_ours else None
 
     def _line(self, frame, event, arg):
         if event == "line" and self._can_come(frame):
