@@ -16,7 +16,7 @@ from hookpool import _events, _scheduler
 from tests.test_scheduler_machine import World
 
 PAGE = Path(__file__).parents[1] / "docs" / "design.md"
-GAMES, MOVES = 400, 60
+GAMES, MOVES = 1500, 80
 
 
 class Recorder(World):
