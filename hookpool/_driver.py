@@ -35,6 +35,7 @@ import threading
 import weakref
 from collections import deque
 from multiprocessing import util
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -171,6 +172,7 @@ class Driver:
         self._alarm: Alarm | None = None
         #: The driver's thread; None until the first task.
         self.thread: threading.Thread | None = None
+        self._thread_ident: int | None = None
         self._opening = threading.Lock()
 
     # -- what the executor calls, from any thread -------------------------------------------
@@ -296,9 +298,10 @@ class Driver:
         after which it does not matter any more; and so that the driver's thread takes over
         whatever happens here.
         """
-        if not CAN_MUTE or self._is_inside() or self.thread is threading.current_thread():
+        lock = self._lock
+        if not CAN_MUTE or self._thread_ident == get_ident() or lock._is_owned():  # type: ignore[attr-defined]
             return
-        with self._lock:
+        with lock:
             worker = self._workers.get(self._scheduler.runner(number)[0])
         if worker is None or worker.reading.locked() or worker.channel.ended:
             return
@@ -504,6 +507,7 @@ class Driver:
                 self._do_chores()
             self.thread = threading.Thread(target=self._run, name="hookpool-driver")
             self.thread.start()
+            self._thread_ident = self.thread.ident
 
     def _close(self) -> None:
         _living.discard(self)

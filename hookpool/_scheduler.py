@@ -224,8 +224,13 @@ class Scheduler:
         queue = self._queue
         if not queue and self._idle and stop - start == 1:
             # The commonest case of all, by the shortest way.
-            number, worker = next(reversed(self._idle.items()))
-            self._send(number, worker, (Span(start, stop, group),), now)
+            number, worker = self._idle.popitem()
+            spans = (Span(start, stop, group),)
+            worker.since = now
+            worker.sent.append(spans[0])
+            worker.held = 1
+            worker.given += 1
+            self._actions.append(Send(number, spans))
             return
         was_waiting = self._queued
         if queue and queue[-1].stop == start and queue[-1].group == group:
