@@ -18,19 +18,28 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from hookpool import _classes, _rebuild
-from hookpool._functions import snapshot
+from hookpool._functions import ATOMS, snapshot
 from hookpool._importable import function_home, is_importable
-from hookpool._rebuild import Loading
-from hookpool.reduction import HookPickler, WorkerPickler, stands_for_itself, write
+from hookpool._rebuild import loading
+from hookpool.reduction import (
+    ReusablePickler,
+    TaskPickler,
+    WorkerPickler,
+    check_registrations,
+    raise_explained,
+    stands_for_itself,
+)
 
 # Functions and classes remembered by a ledger.  A program that makes more in a loop (lambdas, one
 # per call) forgets the oldest; what is forgotten is sent again if it is used again.
 KEPT = 4096
+
+# Of arguments up to so many it is worth a look whether they need a hook at all.
+_SHORT = 8
 
 _ABSENT = object()
 
@@ -68,11 +77,17 @@ class Definition:
         return f"<Definition {self.number}, {len(self.data)} bytes>"
 
 
-class Packet(NamedTuple):
+class Packet:
     """Pickled data, and the definitions it refers to, in an order in which they can be loaded."""
 
-    data: bytes
-    needs: tuple[Definition, ...]
+    __slots__ = ("data", "needs", "notes")
+
+    def __init__(
+        self, data: bytes, needs: tuple[Definition, ...] = (), notes: _Notes | None = None
+    ) -> None:
+        self.data = data
+        self.needs = needs
+        self.notes = notes  # for the ledger that made it
 
 
 class _Capture(NamedTuple):
@@ -83,13 +98,34 @@ class _Capture(NamedTuple):
     stamp: bytes | None
 
 
+#: By module and name.
+_Captures = dict[tuple[str, str], _Capture]
+
+
+class _Notes:
+    """What a ledger's pickler has met on the way.
+
+    Attributes:
+        captures: what global names meant.
+        needs: the definitions referred to, by number.
+        inside: the classes that were written in full, by id: a metaclass may forbid hashing.
+    """
+
+    __slots__ = ("captures", "inside", "needs")
+
+    def __init__(self) -> None:
+        self.captures: _Captures = {}
+        self.needs: dict[int, Definition] = {}
+        self.inside: dict[int, tuple[Any, int]] = {}
+
+
 class _Entry(NamedTuple):
     """What a ledger knows of a function or class."""
 
     ref: Callable[[], Any]
     version: int  # of a class
     definition: Definition
-    captures: dict[tuple[str, str], _Capture]
+    captures: _Captures
     snapshot: Any = None  # of a function, if one can be had
 
 
@@ -108,7 +144,7 @@ class Ledger:
         self._functions: OrderedDict[int, _Entry] = OrderedDict()
         self._classes: OrderedDict[int, _Entry] = OrderedDict()
         #: What each name of each shared namespace was when it was last written for a worker.
-        self._latest: dict[tuple[str, str], _Capture] = {}
+        self._latest: _Captures = {}
         #: Ids of functions that have died; appended to by weak references.
         self._dead: deque[int] = deque()
 
@@ -128,9 +164,8 @@ class Ledger:
             definition = self._unchanged(fn, now)
             if definition is not None:
                 return definition
-        pickler = _LedgerPickler(self)
-        data = pickler.written(fn, {"the function": fn})
-        captures, needs = pickler.captures, tuple(pickler.needs.values())
+        packet = self._written(_LedgerPickler, fn, {"the function": fn})
+        data, captures = packet.data, packet.notes.captures if packet.notes else {}
         with self._lock:
             entry = self._functions.get(id(fn))
             if (
@@ -141,7 +176,7 @@ class Ledger:
             ):
                 self._functions.move_to_end(id(fn))
                 return entry.definition
-            definition = self._define(data, needs, ())
+            definition = self._define(data, packet.needs, ())
             self._latest.update(captures)
             self._bury()
             ref = weakref.ref(fn, self._mourn(id(fn)))
@@ -173,27 +208,51 @@ class Ledger:
         Raises:
             pickle.PicklingError: something in it cannot travel.
         """
-        pickler = _LedgerPickler(self)
-        data = pickler.written(obj, parts or {"object": obj})
-        if pickler.captures:
+        if type(obj) is tuple and len(obj) <= _SHORT:
+            for one in obj:
+                if type(one) not in ATOMS:
+                    break
+            else:  # of no concern to any hook or table: the C pickler does not ask for these
+                return Packet(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
+        packet = self._written(_LedgerPickler, obj, parts)
+        if packet.notes is not None and packet.notes.captures:
             with self._lock:
-                self._latest.update(pickler.captures)
-        return Packet(data, tuple(pickler.needs.values()))
+                self._latest.update(packet.notes.captures)
+        return packet
+
+    def _written(
+        self, kind: type[_LedgerPickler], obj: Any, parts: Mapping[str, Any] | None
+    ) -> Packet:
+        check_registrations()
+        try:
+            pickler = kind.spare.pop()
+        except IndexError:
+            pickler = kind()
+        pickler.ledger = self
+        try:
+            data = pickler.pickled(obj)
+        except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+            raise_explained(error, parts or {"object": obj})
+        notes, pickler.notes, pickler.ledger = pickler.notes, None, None
+        pickler.release(len(data))
+        if notes is None:
+            return Packet(data)
+        return Packet(data, tuple(notes.needs.values()), notes)
 
     def class_definition(self, cls: Any, version: int, asking: WorkerPickler) -> Definition:
         """The definition of a class in its current version."""
         definition = self.current_definition(cls, version, asking)
         if definition is not None:
             return definition
-        pickler = _ClassPickler(self)
-        data = pickler.written(cls, {"the class": cls})
-        inside = list(pickler.inside.values())
+        packet = self._written(_ClassPickler, cls, {"the class": cls})
+        assert packet.notes is not None
+        captures, inside = packet.notes.captures, packet.notes.inside.values()
         with self._lock:
             classes = tuple(one for one, _ in inside)
-            definition = self._define(data, tuple(pickler.needs.values()), classes)
-            self._latest.update(pickler.captures)
+            definition = self._define(packet.data, packet.needs, classes)
+            self._latest.update(captures)
             for one, its_version in inside:
-                entry = _Entry(weakref.ref(one), its_version, definition, pickler.captures)
+                entry = _Entry(weakref.ref(one), its_version, definition, captures)
                 self._remember(self._classes, one, entry)
         return definition
 
@@ -219,7 +278,7 @@ class Ledger:
     ) -> Definition:
         return Definition(next(self._numbers), data, needs, classes, self.forgotten)
 
-    def _is_latest(self, captures: dict[tuple[str, str], _Capture]) -> bool:
+    def _is_latest(self, captures: _Captures) -> bool:
         """Whether no later definition has written other values to these names.
 
         A worker may have that one, and would not take an old number for a reason to go back.
@@ -276,22 +335,21 @@ def _is_unchanged(name: str, capture: _Capture, asking: WorkerPickler) -> bool:
     )
 
 
-class _LedgerPickler(WorkerPickler):
+class _LedgerPickler(TaskPickler):
     """Writes classes as references to their definitions, and notes what it has met."""
 
-    __slots__ = ("_file", "_ledger", "captures", "needs")
+    __slots__ = ("ledger", "notes")
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._file = BytesIO()
-        super().__init__(self._file)
-        self._ledger = ledger
-        self.captures: dict[tuple[str, str], _Capture] = {}
-        self.needs: dict[int, Definition] = {}
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger: Ledger | None = None
+        self.notes: _Notes | None = None
 
-    def written(self, obj: Any, parts: Mapping[str, Any]) -> bytes:
-        """The pickle of one object."""
-        write(self, obj, parts)
-        return self._file.getvalue()
+    def noted(self) -> _Notes:
+        """The notes on this dump."""
+        if self.notes is None:
+            self.notes = _Notes()
+        return self.notes
 
     def stamps_of(
         self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
@@ -300,22 +358,24 @@ class _LedgerPickler(WorkerPickler):
         stamps = super().stamps_of(fn, names, captured)
         home = function_home(fn)
         if home is not None:
-            space = fn.__globals__
+            space, captures = fn.__globals__, self.noted().captures
             for name in names:
                 stamp = stamps.get(name)
                 value = captured.get(name, _ABSENT) if stamp is None else None
-                self.captures[home, name] = _Capture(space, value, stamp)
+                captures[home, name] = _Capture(space, value, stamp)
         return stamps
 
     def reduce_class(self, cls: Any) -> Any:
         """A reference to the definition of the class."""
-        known = _classes.identity(cls)
-        return self._reference(known, self._ledger.class_definition(cls, known.version, self))
+        known, ledger = _classes.identity(cls), self.ledger
+        assert ledger is not None
+        return self._reference(known, ledger.class_definition(cls, known.version, self))
 
     def _reference(self, known: _rebuild.Identity, definition: Definition) -> tuple[Any, ...]:
+        needs = self.noted().needs
         for needed in definition.needs:
-            self.needs[needed.number] = needed
-        self.needs[definition.number] = definition
+            needs[needed.number] = needed
+        needs[definition.number] = definition
         return _rebuild.known_class, (known.token, definition.number)
 
 
@@ -325,20 +385,18 @@ class _ClassPickler(_LedgerPickler):
     These may refer back to it: had each a definition of its own, neither could be loaded first.
     """
 
-    __slots__ = ("inside",)
-
-    def __init__(self, ledger: Ledger) -> None:
-        super().__init__(ledger)
-        self.inside: dict[int, tuple[Any, int]] = {}  # by id: a metaclass may forbid hashing
+    __slots__ = ()
 
     def reduce_class(self, cls: Any) -> Any:
         """A reference, if there is a definition; otherwise the class itself."""
-        known = _classes.identity(cls)
-        if self.inside:  # it is not the class that is being defined
-            definition = self._ledger.current_definition(cls, known.version, self)
+        known, ledger = _classes.identity(cls), self.ledger
+        assert ledger is not None
+        inside = self.noted().inside
+        if inside:  # it is not the class that is being defined
+            definition = ledger.current_definition(cls, known.version, self)
             if definition is not None:
                 return self._reference(known, definition)
-        self.inside[id(cls)] = cls, known.version
+        inside[id(cls)] = cls, known.version
         return _classes.reduce_class(cls)
 
 
@@ -352,6 +410,7 @@ class Shelf:
         self._classes: dict[int, list[Any]] = {}
         self._brought: collections.Counter[int] = collections.Counter()
         self._newest = 0
+        self._require = self.function  # made once
 
     def define(self, number: int, data: bytes) -> None:
         """Take a definition; what is wrong with it shows when it is used."""
@@ -376,8 +435,21 @@ class Shelf:
 
     def dump(self, obj: Any) -> bytes:
         """Pickle a result; the owner's classes go back by their tokens."""
-        pickler = _ShelfPickler(self)
-        return pickler.written(obj)
+        if type(obj) in ATOMS:
+            return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
+        check_registrations()
+        try:
+            pickler = _ShelfPickler.spare.pop()
+        except IndexError:
+            pickler = _ShelfPickler()
+        pickler.shelf = self
+        try:
+            data: bytes = pickler.pickled(obj)
+        except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+            raise_explained(error, {"result": obj})
+        pickler.shelf = None
+        pickler.release(len(data))
+        return data
 
     def has_class(self, cls: Any) -> bool:
         """Whether the owner certainly has this class."""
@@ -385,11 +457,11 @@ class Shelf:
 
     def _load_definition(self, number: int) -> Any:
         classes: list[Any] = []
-        outer, Loading.classes = Loading.classes, classes
+        outer, loading.classes = loading.classes, classes
         try:
             obj = self._loads(self._data[number], number)
         finally:
-            Loading.classes = outer
+            loading.classes = outer
         self._objects[number] = obj
         self._classes[number] = classes
         self._brought.update(map(id, classes))
@@ -398,30 +470,23 @@ class Shelf:
         return obj
 
     def _loads(self, data: Any, number: int) -> Any:
-        outer = Loading.number, Loading.require
-        Loading.number, Loading.require = number, self.function
+        outer, require = loading.number, loading.require
+        loading.number, loading.require = number, self._require
         try:
             return pickle.loads(data)
         finally:
-            Loading.number, Loading.require = outer
+            loading.number, loading.require = outer, require
 
 
-class _ShelfPickler(HookPickler):
+class _ShelfPickler(ReusablePickler):
     """Writes results."""
 
-    __slots__ = ("_file", "_shelf")
+    __slots__ = ("shelf",)
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._file = BytesIO()
-        super().__init__(self._file)
-        self._shelf = shelf
-
-    def written(self, obj: Any) -> bytes:
-        write(self, obj, {"result": obj})
-        return self._file.getvalue()
+    shelf: Shelf | None
 
     def reduce_class(self, cls: Any) -> Any:
-        if self._shelf.has_class(cls):
+        if self.shelf is not None and self.shelf.has_class(cls):
             known = _rebuild.identity_of(cls)
             assert known is not None
             return _rebuild.known_class, (known.token,)

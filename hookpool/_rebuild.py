@@ -22,7 +22,7 @@ from _abc import _abc_init  # type: ignore[import-not-found]
 from abc import ABCMeta
 from collections.abc import Callable, Iterable
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 _MAGIC = importlib.util.MAGIC_NUMBER
 _CODES_KEPT = 1024
@@ -77,15 +77,24 @@ class _Namespace:
         self.applied: dict[str, tuple[int, object]] = {}
 
 
-class Loading:
-    """What a worker is loading just now; only one thread of a worker loads definitions."""
+class _Loading:
+    """What a worker is loading just now; only one thread of a worker loads definitions.
 
-    #: Number of the definition: later ones win over earlier ones that arrive late.
-    number = 0
-    #: Where classes that are made or met are noted.
-    classes: ClassVar[list[Any] | None] = None
-    #: Makes sure that the definition with a number has been loaded.
-    require: Callable[[int], object] | None = None
+    Attributes:
+        number: of the definition: later ones win over earlier ones that arrive late.
+        classes: where classes that are made or met are noted.
+        require: makes sure that the definition with a number has been loaded.
+    """
+
+    __slots__ = ("classes", "number", "require")  # an attribute of a class takes longer to set
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.classes: list[Any] | None = None
+        self.require: Callable[[int], object] | None = None
+
+
+loading = _Loading()
 
 
 _in_worker = False
@@ -162,7 +171,7 @@ def _write(space: dict[str, Any], captured: dict[str, Any], stamps: dict[str, by
     if shared is None:
         space.update(captured)
         return
-    number = Loading.number
+    number = loading.number
     for name, value in captured.items():
         stamp = stamps.get(name, value)
         before = shared.applied.get(name)
@@ -385,8 +394,8 @@ def identified(known: Identity, obj: Any) -> Identity:
 
 def known_class(token: str, number: int = 0) -> Any:
     """A class that this process is sure to have, once that definition has been loaded."""
-    if number and Loading.require is not None:
-        Loading.require(number)
+    if number and loading.require is not None:
+        loading.require(number)
     cls = object_of(token)
     if cls is None:
         raise pickle.UnpicklingError(
@@ -455,8 +464,8 @@ def make_class(
             instances = {key: base.__new__(made, *args) for key, base, args in members}
             type.__setattr__(made, "_member_map_", instances)
         cls = identify(Identity(token, made, is_ours=False), made)
-    if Loading.classes is not None:
-        Loading.classes.append(cls)
+    if loading.classes is not None:
+        loading.classes.append(cls)
     return cls
 
 

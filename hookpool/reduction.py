@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from multiprocessing.reduction import ForkingPickler
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import IO, Any, NoReturn
+from typing import IO, Any, ClassVar, NoReturn
 
 from hookpool import _classes, _objects, _rebuild, _rebuild_objects
 from hookpool._functions import ATOMS, reduce_cell, reduce_code, reduce_function
@@ -36,12 +36,16 @@ from hookpool._importable import (
 __all__ = [
     "HookPickler",
     "Pickler",
+    "ReusablePickler",
+    "TaskPickler",
     "WorkerPickler",
+    "check_registrations",
     "dump",
     "dumps",
     "list_registry_pickle_by_value",
     "load",
     "loads",
+    "raise_explained",
     "register_pickle_by_value",
     "stands_for_itself",
     "unregister_pickle_by_value",
@@ -56,6 +60,7 @@ _HIGHEST = pickle.HIGHEST_PROTOCOL
 _CPickler = _pickle.Pickler
 _c_init = _CPickler.__init__
 _c_dump = _CPickler.dump
+_c_clear_memo = _CPickler.clear_memo
 _copyreg_table = copyreg.dispatch_table
 _multiprocessing_table: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
@@ -76,29 +81,32 @@ _ours = frozenset(
 )
 
 
-class _Hook:
-    """`HookPickler.reducer_override`: gives the C pickler a closure instead of a bound method.
+def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
+    """`HookPickler.reducer_override`, as a closure instead of a bound method.
 
     The hook is called for each object that is not of a basic type.  On Python 3.11 a method that
     reads an attribute of its instance adds twice as much to the time of a small object.
     """
+    plain = _plain
+
+    def reducer_override(obj: Any, /) -> Any:
+        try:
+            if type(obj) in plain:
+                return NotImplemented
+        except TypeError:  # a metaclass makes the class unhashable
+            pass
+        if type(obj) is FunctionType and pickler.table is None:
+            return NotImplemented if obj in _ours else reduce_function(pickler, obj)
+        return _reducer_override(pickler, obj)
+
+    return reducer_override
+
+
+class _Hook:
+    """Gives the C pickler a new closure for each dump: to keep one would be a cycle."""
 
     def __get__(self, pickler: HookPickler | None, owner: type) -> Callable[..., Any]:
-        if pickler is None:
-            return _reducer_override
-        plain = _plain
-
-        def reducer_override(obj: Any, /) -> Any:
-            try:
-                if type(obj) in plain:
-                    return NotImplemented
-            except TypeError:  # a metaclass makes the class unhashable
-                pass
-            if type(obj) is FunctionType and pickler.table is None:
-                return NotImplemented if obj in _ours else reduce_function(pickler, obj)
-            return _reducer_override(pickler, obj)
-
-        return reducer_override
+        return _reducer_override if pickler is None else _hook_of(pickler)
 
 
 def _reducer_override(pickler: HookPickler, obj: Any, /) -> Any:
@@ -139,7 +147,7 @@ class HookPickler(_CPickler):
     42
     """
 
-    __slots__ = ("_lent", "_stamps", "met", "protocol", "root", "table")
+    __slots__ = ("_lent", "met", "protocol", "root", "table")
 
     root: Any  # what is being dumped
     table: Any  # the user's dispatch table
@@ -201,8 +209,7 @@ class HookPickler(_CPickler):
             _c_dump(self, obj)
         finally:
             if self._lent is not None:
-                _plain.difference_update(self._lent)
-                self._lent = None
+                self._end_loan()
 
     def lend(self, kind: type) -> None:
         """Leave objects of a type to the C pickler without asking, until this dump ends."""
@@ -212,6 +219,10 @@ class HookPickler(_CPickler):
             self._lent = []
         self._lent.append(kind)
         _plain.add(kind)
+
+    def _end_loan(self) -> None:
+        _plain.difference_update(self._lent or ())
+        self._lent = None
 
     def stamps_of(
         self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
@@ -225,8 +236,7 @@ class HookPickler(_CPickler):
 
     def can_carry(self, obj: Any, met: dict[int, Any]) -> bool:
         """Whether an object can be pickled; `met` is what the plans are to know beforehand."""
-        pickler = _OncePickler(BytesIO(), _HIGHEST)
-        pickler.start()
+        pickler = HookPickler(BytesIO())
         pickler.met = met.copy()
         try:
             pickler.run(obj)
@@ -242,13 +252,89 @@ class CannotPickleNow(pickle.PicklingError, RuntimeError):
     """A lock or queue of multiprocessing, which travels only while a child is being started."""
 
 
-class _OncePickler(HookPickler):
-    """For one dump with the highest protocol; `start` is left to who makes it."""
+class _Sink:
+    """The least that a pickler takes for a file."""
 
-    __slots__ = ()
+    __slots__ = ("write",)
 
-    __init__ = _c_init
+    def __init__(self, write: Callable[[Any], Any]) -> None:
+        self.write = write
+
+
+class ReusablePickler(HookPickler):
+    """Pickles one object after the other, each as if alone, with the highest protocol.
+
+    To make a C pickler takes three times as long as to pickle a few numbers with it.  So whoever
+    needs one takes it from `spare`, or makes it where there is none, and gives it back: with
+    `release`, after each dump that did not raise.  A dump inside a dump, a thread beside it or a
+    signal handler finds the list without it; a fork or an interrupt at worst loses it.
+    """
+
+    __slots__ = ("_chunks", "reducer_override")
+
+    #: Picklers that nobody uses; each subclass has a list of its own.
+    spare: ClassVar[list[Any]] = []
     protocol = _HIGHEST
+
+    def __init__(self) -> None:
+        self._chunks: list[Any] = []
+        _c_init(self, _Sink(self._chunks.append), _HIGHEST)
+        self.start()
+        self.root = None
+        self.reducer_override = _hook_of(self)
+
+    def __init_subclass__(cls) -> None:
+        cls.spare = []
+
+    def pickled(self, obj: Any) -> bytes:
+        """The pickle of an object; errors are as the C pickler raises them."""
+        self.root = obj
+        try:
+            _c_dump(self, obj)
+        except BaseException:
+            self.retire()
+            raise
+        chunks = self._chunks
+        data: bytes = chunks.pop()
+        if chunks:  # a pickle longer than a frame comes in pieces
+            data = b"".join((*chunks, data))
+            chunks.clear()
+        return data
+
+    def release(self, size: int) -> None:
+        """Drop every reference to what was pickled, in so many bytes, and be ready for more."""
+        # Emptying a memo takes time, for as much as it ever held.
+        if size > _SMALL:
+            self.retire()
+            return
+        _c_clear_memo(self)
+        self.root = None
+        if self.met:
+            self.met = {}
+        if self._lent is not None:
+            self._end_loan()
+        self.spare.append(self)
+
+    def retire(self) -> None:
+        """Be used no more; without the cycle of pickler and hook, what it holds goes with it."""
+        del self.reducer_override
+        if self._lent is not None:
+            self._end_loan()
+
+
+# Bytes of a pickle after which a pickler is kept: the memo of a longer one may be large.
+_SMALL = 1024
+
+
+def pickled(kind: type[ReusablePickler], obj: Any) -> bytes:
+    """The pickle of an object by this kind of pickler; errors are as the C pickler raises them."""
+    try:
+        pickler = kind.spare.pop()
+    except IndexError:
+        pickler = kind()
+    data: bytes = pickler.pickled(obj)
+    pickler.release(len(data))
+    return data
 
 
 def dumps(
@@ -272,15 +358,19 @@ def dumps(
     >>> loads(dumps(lambda x: x * 2))(21)
     42
     """
+    if buffer_callback is None and (protocol is None or protocol == _HIGHEST):
+        return _dumps(ReusablePickler, obj)
     file = BytesIO()
-    if protocol is None and buffer_callback is None:
-        pickler = _OncePickler(file, _HIGHEST)
-        pickler.met = {}
-        pickler.table = pickler._lent = None
-        write(pickler, obj)
-    else:
-        dump(obj, file, protocol, buffer_callback)
+    dump(obj, file, protocol, buffer_callback)
     return file.getvalue()
+
+
+def _dumps(kind: type[ReusablePickler], obj: Any) -> bytes:
+    check_registrations()
+    try:
+        return pickled(kind, obj)
+    except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+        raise_explained(error, {"object": obj})
 
 
 def dump(
@@ -305,26 +395,31 @@ def dump(
 
 def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None) -> None:
     """Let a pickler write an object; errors give the path to the culprit from one of `parts`."""
-    if _multiprocessing_table != _plans.registered:
-        _plans.renew()
+    check_registrations()
     try:
         pickler.run(obj)
-    except _EXPLAINED as error:
-        _raise_explained(error, parts or {"object": obj})
-    except RuntimeError as error:
-        if not _ONLY_WHILE_STARTING(str(error)):
-            raise
-        _raise_explained(error, parts or {"object": obj})
+    except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+        raise_explained(error, parts or {"object": obj})
 
 
-def _raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
+def check_registrations() -> None:
+    """Take into account what has been registered with multiprocessing since the last dump."""
+    if _multiprocessing_table != _plans.registered:
+        _plans.renew()
+
+
+def raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
+    """Raise what a pickler raised; with the path to the culprit if it says what cannot travel."""
+    is_startup = isinstance(error, RuntimeError) and _ONLY_WHILE_STARTING(str(error)) is not None
+    if not is_startup and not isinstance(error, _EXPLAINED):
+        raise error
     # Imported late: every worker would pay for what most never need.
     from hookpool import _culprit, errors
 
     if isinstance(error, (errors.CannotPickle, CannotPickleNow)):
         raise error  # from a dump inside this one, which has explained it
     story = _culprit.explain_parts(parts, error, _probe)
-    if not isinstance(error, _EXPLAINED):
+    if is_startup:
         raise CannotPickleNow(story) from error
     raise errors.cannot_pickle(story, error) from error
 
@@ -335,9 +430,7 @@ _ONLY_WHILE_STARTING = re.compile("objects should only be shared between process
 
 
 def _probe(obj: Any) -> None:
-    pickler = _OncePickler(BytesIO(), _HIGHEST)
-    pickler.start()
-    pickler.run(obj)
+    pickled(ReusablePickler, obj)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -365,27 +458,36 @@ class WorkerPickler(HookPickler):
 
     def stamp(self, value: Any) -> bytes:
         """What tells this value from another one that the same name might have."""
-        try:
-            stamps = self._stamps
-        except AttributeError:
-            stamps = self._stamps = {}
+        stamps = self.met.get(_STAMPS)
+        if stamps is None:
+            stamps = self.met[_STAMPS] = {}
         known = stamps.get(id(value))
         if known is None:
             # The value is kept too, or another one might get its id while this dump lasts.
             known = stamps[id(value)] = _stamp(value), value
-        return known[0]
+        stamp: bytes = known[0]
+        return stamp
 
-    _stamps: dict[int, tuple[bytes, Any]]
+
+_STAMPS = -3  # no object has this id
+
+
+class TaskPickler(ReusablePickler, WorkerPickler):
+    """Writes for a worker, one object after the other."""
+
+    __slots__ = ()
 
 
 def worker_dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
     """As `dumps`, for a process that has called `_rebuild.enter_worker`."""
+    if buffer_callback is None:
+        return _dumps(TaskPickler, obj)
     file = BytesIO()
     write(WorkerPickler(file, buffer_callback=buffer_callback), obj)
     return file.getvalue()
 
 
-class _StampPickler(_OncePickler):
+class _StampPickler(ReusablePickler):
     """Writes what a captured global is, for comparison only.
 
     Functions go without their globals, which carry stamps of their own, and classes by their
@@ -423,12 +525,8 @@ def stands_for_itself(value: Any) -> bool:
 
 
 def _stamp(value: Any) -> bytes:
-    file = BytesIO()
-    pickler = _StampPickler(file, _HIGHEST)
-    pickler.start()
     with _objects.without_handing_over():
-        pickler.run(value)
-    data = file.getvalue()
+        data = pickled(_StampPickler, value)
     if len(data) <= _SHORT:
         return data
     # Imported late: a worker has no use for it.

@@ -7,6 +7,7 @@ import itertools
 import pickle
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -374,3 +375,37 @@ def test_a_sentinel_is_one_object_in_a_worker_and_comes_back_as_itself(pool: Poo
     assert pool.run(lambda: (default_is_missing(), other_default_is_missing())) == (True, True)
     assert pool.run(default_is_missing, MISSING) is True
     assert pool.run(default_is_missing, object()) is False
+
+
+def test_plain_arguments_are_what_the_c_pickler_makes_of_them() -> None:
+    ledger = Ledger()
+    for args in [(), (1,), (1.5, "two", b"3", None, True), ([{"a": (1, 2)}],), tuple(range(100))]:
+        packet = ledger.dump(args)
+        assert packet.data == pickle.dumps(args, pickle.HIGHEST_PROTOCOL)
+        assert packet.needs == ()
+
+
+def test_a_subclass_of_a_plain_type_is_not_taken_for_it(pool: Pool) -> None:
+    class Celsius(float):
+        unit = "C"
+
+    assert pool.run(lambda one: (type(one).__name__, one.unit, one + 1), Celsius(20)) == (
+        "Celsius",
+        "C",
+        21.0,
+    )
+
+
+def test_a_ledger_is_gone_with_its_last_user() -> None:
+    class Row:
+        """Makes the pickler note something."""
+
+    ledger = Ledger()
+    ledger.dump((Row(),))
+    watched = weakref.ref(ledger)
+    gc.disable()
+    try:
+        del ledger
+        assert watched() is None
+    finally:
+        gc.enable()

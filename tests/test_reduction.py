@@ -616,3 +616,73 @@ def test_what_is_known_of_a_code_object_goes_with_it() -> None:
     space.clear()
     gc.collect()
     assert gone() is None
+
+
+# -- picklers that are used again -------------------------------------------------------------
+
+
+class Asks:
+    """Calls back while it is being pickled."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        return bytes, (self.call(),)
+
+
+def test_a_dump_inside_a_dump_and_one_after_an_error_are_as_if_alone() -> None:
+    shared = [base] * 3
+    alone = dumps([shared, shared, lambda: base])
+
+    def fail() -> bytes:
+        with pytest.raises(pickle.PicklingError):
+            dumps([shared, threading.Lock()])
+        return dumps([shared, shared, lambda: base])
+
+    inside, after = loads(dumps([Asks(lambda: dumps([shared, shared, lambda: base])), Asks(fail)]))
+
+    assert loads(inside)[:2] == loads(after)[:2] == loads(alone)[:2]
+    assert dumps([shared, shared]) == pickle.dumps([shared, shared], 5)
+
+
+class Kept:
+    """What can be watched."""
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_nothing_that_was_pickled_is_kept_alive(size: int) -> None:
+    def watched(*more: Any) -> weakref.ref[Kept]:
+        captured = Kept()
+        obj = [captured, lambda: captured, "x" * size, *more]
+        if more:
+            with pytest.raises(pickle.PicklingError):
+                dumps(obj)
+        else:
+            dumps(obj)
+        return weakref.ref(captured)
+
+    gc.disable()
+    try:
+        assert watched()() is None
+    finally:
+        gc.enable()
+    failed = watched(threading.Lock())
+    gc.collect()  # an error that was raised from another one is a cycle
+    assert failed() is None
+
+
+def test_long_pickles_are_joined_from_their_pieces() -> None:
+    obj = [b"a" * 200_000, "b" * 70_000, bytearray(b"c" * 200_000), lambda: base]
+
+    assert loads(dumps(obj))[:3] == obj[:3]
+    assert loads(dumps(obj[:3])) == obj[:3]
+
+
+def test_threads_pickle_side_by_side() -> None:
+    def work(number: int) -> bool:
+        obj = [[number, str(number)]] * 3
+        return all(loads(dumps([obj, work]))[0] == obj for _ in range(200))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(8)))
