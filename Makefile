@@ -27,12 +27,12 @@ endef
 .NOTPARALLEL:
 
 .PHONY: help setup test-tools demo pure test check agree faults stress matrix \
-    bench bench-compare bench-plot dist ci clean
+    bench bench-joblib bench-compare bench-plot dist ci clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: $(call stamp,test) $(call stamp,lint) ## make .venv with everything needed to work on hookpool
+setup: $(call stamp,test) $(call stamp,frameworks) $(call stamp,lint) ## make .venv with everything needed to work on hookpool
 	@echo "ready: $(BIN)"
 
 test-tools: $(call stamp,test)
@@ -43,7 +43,7 @@ demo: $(call stamp,demo) ## see it work: parse the whole standard library in par
 pure: $(call stamp,test) ## the tests that start no process: seconds, to run on each save
 	@$(PYTEST) -q $(PURE)
 
-test: $(call stamp,test) ## the test suite, all but the slow ones
+test: $(call stamp,test) $(call stamp,frameworks) ## the test suite, all but the slow ones
 	@$(PYTEST)
 
 check: $(call stamp,test) $(call stamp,lint) ## formatting, lint, types, floors
@@ -52,10 +52,10 @@ check: $(call stamp,test) $(call stamp,lint) ## formatting, lint, types, floors
 	@$(BIN)/mypy
 	@$(PYTEST) -q tests/test_floors.py
 
-agree: $(call stamp,test) ## other projects' own test suites, run on our executor
+agree: $(call stamp,test) $(call stamp,frameworks) ## other projects' own test suites, run on our executor
 	@$(PYTEST) -q -m agree --timeout 600
 
-faults: $(call stamp,test) ## the slow tests: every way to die, on every start method
+faults: $(call stamp,test) $(call stamp,frameworks) ## the slow tests: every way to die, on every start method
 	@$(PYTEST) -q -m slow --timeout 300
 
 stress: $(call stamp,test) ## random kills with all cores busy for SECONDS=1800, then the races N=20 times over
@@ -68,6 +68,9 @@ matrix: ## make test on each CPython >= 3.11 that the PATH and pyenv have, in .v
 
 bench: $(call stamp,bench) ## compare with other pools and picklers, about ten minutes; BENCH='--quick' one
 	@$(BIN)/python -m bench.run $(BENCH)
+
+bench-joblib: $(call stamp,bench) ## joblib on loky against joblib on hookpool, pair by pair, two minutes
+	@$(BIN)/python -m bench.joblib_cases $(BENCH)
 
 bench-compare: $(call stamp,bench) ## what changed between two records: A=bench/history/... B=...
 	@$(BIN)/python -m bench.compare $(A) $(B)
@@ -87,6 +90,8 @@ $(call stamp,demo): pyproject.toml tools/make_venv.py
 	$(call install,demo)
 $(call stamp,test): pyproject.toml tools/make_venv.py
 	$(call install,test)
+$(call stamp,frameworks): pyproject.toml tools/make_venv.py
+	$(call install,frameworks)
 $(call stamp,lint): pyproject.toml tools/make_venv.py
 	$(call install,lint)
 $(call stamp,bench): pyproject.toml tools/make_venv.py

@@ -1,8 +1,8 @@
 """The joblib backend: ``hookpool.joblib.register()``, then ``Parallel(backend="hookpool")``.
 
-Owns what joblib asks of a backend, the workers kept between calls, and the large arrays of a call,
-which travel as files that workers map.  Knows nothing of how tasks reach workers (`executor`) nor
-of how often joblib is going to call (`AutoBatchingMixin` decides on batches).
+Owns what joblib asks of a backend, and the workers kept between calls.  Knows nothing of how tasks
+reach workers (`executor`), of what a batch is on its way (`_batch`), of the files of large arrays
+(`_arrays`), nor of how often joblib is going to call (`AutoBatchingMixin` decides on batches).
 
 Joblib's callbacks come in a thread of the executor, `submit` in that thread or in the user's; the
 rest in the user's.  Nothing here may raise into the executor's thread: joblib would wait forever
@@ -14,23 +14,15 @@ Never imports the standalone loky, which would replace a context below joblib's 
 from __future__ import annotations
 
 import contextlib
-import copyreg
-import io
 import os
-import pickle
-import sys
 import threading
-import uuid
 import warnings
-import weakref
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from multiprocessing import process
 from typing import Any, NamedTuple
 
 import joblib
-from joblib._memmapping_reducer import _get_backing_memmap, _get_temp_dir, _reduce_memmap_backed
 from joblib._parallel_backends import (
     AutoBatchingMixin,
     FallbackToBackend,
@@ -38,12 +30,11 @@ from joblib._parallel_backends import (
     SequentialBackend,
 )
 from joblib.externals.loky import process_executor as _loky
-from joblib.externals.loky.backend import resource_tracker
-from joblib.parallel import BACKENDS
+from joblib.parallel import BACKENDS, BatchedCalls, parallel_config
 
-from hookpool import _worker, errors
+from hookpool import _batch, _worker, errors
+from hookpool._arrays import Arrays, File
 from hookpool.executor import HookPoolExecutor
-from hookpool.reduction import WorkerPickler
 
 __all__ = ["HookPoolBackend", "TerminatedWorkerError", "register", "stop_workers"]
 
@@ -52,8 +43,6 @@ IDLE_TIMEOUT = 300.0
 #: After an error, how long the other running batches may take to end by themselves, in seconds. A
 #: shorter time kills workers that were about to be free; a longer one delays the error.
 ABORT_GRACE = 0.05
-
-Reducer = Callable[[Any], Any]
 
 
 def register(*, make_default: bool = False) -> None:
@@ -106,9 +95,13 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         #: one ``parallel_config`` are consumed in turns. They share workers and files.
         self._calls = 0
         self._settings: _Settings
-        self._arrays: _Arrays
+        self._arrays: Arrays
         self._configured: dict[str, Any] = {}
+        #: Batches whose callback has not returned.
         self._unfinished: set[Future[Any]] = set()
+        #: The `Parallel` whose user's thread waits for news, and what wakes it up.
+        self._awaited: Any = None
+        self._news = threading.Event()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many batches can run at a time; 1 where workers cannot be had, with a warning."""
@@ -160,7 +153,7 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self.parallel = parallel
         if self._workers is None:
             self._settings = self._settings_for(n_jobs, options)
-            self._arrays = _Arrays(max_nbytes, mmap_mode, temp_folder)
+            self._arrays = Arrays(max_nbytes, mmap_mode, temp_folder)
             self._workers = _stock.take(self._settings)
         self._calls += 1
         return n_jobs
@@ -185,41 +178,70 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self, func: Callable[[], Any], callback: Callable[[Any], None] | None = None
     ) -> Future[Any]:
         """Send a batch to a worker; `callback` gets the future once it is done, or has failed."""
-        future = self._submitted(func)
-        if callback is not None:
-            future.add_done_callback(callback)
+        future, held = self._submitted(func)
+        self._unfinished.add(future)
+        future.add_done_callback(_Completion(self, self._arrays, held, callback))
         return future
 
     apply_async = submit  # the name before joblib 1.5
 
-    def _submitted(self, func: Callable[[], Any]) -> Future[Any]:
-        workers = self._workers
+    def _submitted(self, func: Callable[[], Any]) -> tuple[Future[Any], list[File]]:
+        arrays, workers = self._arrays, self._workers
         try:
             if workers is None:
                 raise RuntimeError(
                     "the workers of this Parallel have been stopped; was its generator dropped?"
                 )
-            payload, held = self._arrays.dump(func)
-            future = workers.submit(_run_batch, payload)
-        except Exception as error:  # noqa: BLE001 - see the module docstring
+            calls = func.items if isinstance(func, BatchedCalls) else func
+            parcel = _batch.dump_calls(calls, (__name__, self.nesting_level), arrays.reduce)
+            future = workers.submit(_batch.run, *parcel)
+        except BaseException as error:
+            arrays.release(arrays.take_held())
+            if not isinstance(error, Exception):
+                raise
             failed: Future[Any] = Future()
             failed.set_exception(error)
-            return failed
-        self._unfinished.add(future)
-        future.add_done_callback(self._unfinished.discard)
-        if held:
-            arrays = self._arrays
-            future.add_done_callback(lambda _: arrays.release(held))
-        return future
+            return failed, []
+        return future, arrays.take_held()
 
-    def retrieve_result_callback(self, future: Future[bytes]) -> Any:
+    def retrieve_result_callback(self, future: Future[_batch.Parcel]) -> Any:
         """The results of a batch, or what it raised."""
         try:
-            return pickle.loads(future.result())
+            return _batch.load(future.result())
         except (errors.WorkerDied, errors.ResultLost) as error:
             terminated = TerminatedWorkerError(*error.args)
             terminated.__dict__.update(error.__dict__)
             raise terminated from error
+
+    @contextlib.contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """Joblib is about to look for results every 10 ms; wait here until there are some.
+
+        Joblib's own eyes see to a timeout, and to calls that share this object.
+        """
+        if self._calls == 1 and self.parallel.timeout is None:
+            self._awaited = self.parallel
+            try:
+                self._wait_for_news()
+            finally:
+                self._awaited = None
+        yield
+
+    def _wait_for_news(self) -> None:
+        while True:
+            self._news.clear()
+            if self._has_news():
+                return
+            self._news.wait()
+
+    def _has_news(self) -> bool:
+        """Whether there are all results, or the first of a generator, or there is an error."""
+        awaited = self._awaited
+        if awaited is None:
+            return False
+        if not self._unfinished or awaited._aborting:
+            return True
+        return bool(awaited.return_generator and awaited.n_completed_tasks)
 
     def stop_call(self) -> None:
         """End of one call: its arrays are not looked at again, and may change before the next."""
@@ -251,6 +273,48 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._arrays.close()
         if ensure_ready:
             self.configure(self.parallel.n_jobs, self.parallel, **self._configured)
+
+
+class _Completion:
+    """Called with the future of a batch when it is done."""
+
+    __slots__ = ("_arrays", "_backend", "_callback", "_held")
+
+    def __init__(
+        self,
+        backend: HookPoolBackend,
+        arrays: Arrays,
+        held: list[File],
+        callback: Callable[[Any], None] | None,
+    ) -> None:
+        self._backend = backend
+        self._arrays = arrays
+        self._held = held
+        self._callback = callback
+
+    def __call__(self, future: Future[Any]) -> None:
+        backend = self._backend
+        try:
+            if self._held:
+                self._arrays.release(self._held)
+            if self._callback is not None:
+                self._callback(future)
+        finally:
+            # Only now: joblib may have dispatched the next batch meanwhile.
+            backend._unfinished.discard(future)
+            if backend._has_news():
+                backend._news.set()
+
+
+def nested(level: int) -> Any:
+    """What a `Parallel` within a batch finds: a context manager, for a worker that runs one."""
+    if "hookpool" not in BACKENDS:
+        register()  # a task may name the backend itself
+    # What joblib's multiprocessing backend looks at to see that it is in a worker, and loky's own
+    # executor to see how deep.
+    _loky._CURRENT_DEPTH = _worker.depth
+    backend, n_jobs = HookPoolBackend(nesting_level=level).get_nested_backend()
+    return parallel_config(backend=backend, n_jobs=n_jobs)
 
 
 # ---- workers between calls -----------------------------------------------------------------
@@ -337,193 +401,3 @@ def _is_usable(executor: HookPoolExecutor) -> bool:
 
 
 _stock = _Stock()
-
-
-# ---- large arrays --------------------------------------------------------------------------
-
-
-class _File:
-    """An array on disk (or in shared memory), as long as it or a batch that uses it exists."""
-
-    __slots__ = ("array", "path", "users")
-
-    def __init__(self, path: str, array: weakref.ref[Any]) -> None:
-        self.path = path
-        self.array = array
-        #: Batches that have been sent with it and are not done.
-        self.users = 0
-
-
-class _Arrays:
-    """The large arrays of one Parallel: written once each, mapped by every worker that needs them.
-
-    The files are in a folder of their own, removed at the end of the Parallel. Joblib's resource
-    tracker, a process that outlives this one by a moment, is told of the folder when it is made,
-    and removes it should this process be killed.
-    """
-
-    def __init__(
-        self, max_nbytes: float | None, mmap_mode: str | None, temp_folder: str | None
-    ) -> None:
-        self._max_nbytes = None if mmap_mode is None else max_nbytes
-        self._mmap_mode = mmap_mode
-        self._temp_folder = temp_folder
-        self._folder: str | None = None
-        self._files: dict[int, _File] = {}  # by the id of the array
-        self._lock = threading.Lock()
-        # Ids of arrays that are gone: their weak references append here, and do nothing else,
-        # since they may come at any moment in a thread that holds the lock.
-        self._gone: deque[int] = deque()
-        #: The files of the dump in progress. Joblib dispatches one batch at a time, in its lock.
-        self._held: list[_File] = []
-
-    def dump(self, func: Callable[[], Any]) -> tuple[bytes, list[_File]]:
-        """The pickle of a batch, and the files that must stay until it is done."""
-        self._held = []
-        try:
-            data = _dump(func, self._reduce)
-        except BaseException:
-            self.release(self._held)
-            raise
-        return data, self._held
-
-    def release(self, held: list[_File]) -> None:
-        """A batch is done; files that nobody can ask for again are removed."""
-        with self._lock:
-            for file in held:
-                file.users -= 1
-                if file.users == 0 and file.array() is None:
-                    _remove(file.path)
-            self._sweep()
-
-    def forget(self) -> None:
-        """Remove all files: the arrays may change, and must then be written again."""
-        with self._lock:
-            for file in self._files.values():
-                _remove(file.path)
-            self._files.clear()
-
-    def close(self) -> None:
-        """Remove the folder."""
-        self.forget()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            try:
-                _remove_folder(folder)
-            except OSError:
-                return  # a worker on Windows maps it still; the tracker removes it at exit
-            resource_tracker.unregister(folder, "folder")
-
-    def _reduce(self, array: Any) -> Any:
-        """How arrays travel; called by the pickler."""
-        backing = _get_backing_memmap(array)
-        if backing is not None and hasattr(backing, "filename"):
-            return _reduce_memmap_backed(array, backing)
-        if self._max_nbytes is None or array.nbytes <= self._max_nbytes or array.dtype.hasobject:
-            return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        with self._lock:
-            self._sweep()
-            file = self._files.get(id(array))
-            if file is None:
-                file = self._files[id(array)] = self._written(array)
-            file.users += 1
-        self._held.append(file)
-        return _mapped, (file.path, self._mmap_mode)
-
-    def _written(self, array: Any) -> _File:
-        if self._folder is None:
-            self._folder = _make_folder(self._temp_folder)
-        path = os.path.join(self._folder, f"{uuid.uuid4().hex}.pkl")
-        joblib.dump(array, path)
-        number, gone = id(array), self._gone
-        return _File(path, weakref.ref(array, lambda _: gone.append(number)))
-
-    def _sweep(self) -> None:
-        while self._gone:
-            number = self._gone.popleft()
-            file = self._files.get(number)
-            # Another array may have got the id since.
-            if file is not None and file.array() is None:
-                del self._files[number]
-                if file.users == 0:
-                    _remove(file.path)
-
-
-#: The start of the name of every folder made here: whose leftovers they are, and which memory maps
-#: in a worker are ours.
-_FOLDER = "joblib_memmapping_folder_hookpool_"
-
-
-def _make_folder(temp_folder: str | None) -> str:
-    """A private folder where joblib's documentation says, known to joblib's tracker."""
-    name = f"{_FOLDER}{os.getpid()}_{uuid.uuid4().hex}"
-    folder: str = _get_temp_dir(name, temp_folder)[0]
-    os.makedirs(folder, exist_ok=True)
-    os.chmod(folder, 0o700)
-    resource_tracker.register(folder, "folder")
-    return folder
-
-
-def _remove_folder(folder: str) -> None:
-    for name in os.listdir(folder):
-        _remove(os.path.join(folder, name))
-    os.rmdir(folder)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError, PermissionError):  # the latter: mapped, on Windows
-        os.unlink(path)
-
-
-# ---- both sides ----------------------------------------------------------------------------
-
-
-def _dump(obj: Any, reduce_array: Reducer) -> bytes:
-    file = io.BytesIO()
-    pickler = WorkerPickler(file)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        pickler.dispatch_table = {
-            **copyreg.dispatch_table,
-            numpy.ndarray: reduce_array,
-            numpy.memmap: reduce_array,
-        }
-    try:
-        pickler.dump(obj)
-    except pickle.PicklingError:
-        raise
-    except Exception as error:  # a __reduce__ of the user's may raise anything
-        raise errors.CannotPickle(
-            f"could not pickle the task to send to the workers: {type(error).__name__}: {error}"
-        ) from error
-    return file.getvalue()
-
-
-# ---- the worker's side ---------------------------------------------------------------------
-
-
-def _run_batch(payload: bytes) -> bytes:
-    """Run a batch of joblib's in a worker."""
-    if "hookpool" not in BACKENDS:
-        register()  # a task may name the backend itself
-    # What joblib's multiprocessing backend looks at to see that it is in a worker, and loky's own
-    # executor to see how deep.
-    _loky._CURRENT_DEPTH = _worker.depth
-    return _dump(pickle.loads(payload)(), _reduce_result)
-
-
-def _mapped(path: str, mmap_mode: str) -> Any:
-    """Stands in the pickle of a batch for a large array."""
-    return joblib.load(path, mmap_mode=mmap_mode)
-
-
-def _reduce_result(array: Any) -> Any:
-    """Arrays go back as they are, maps of the user's own files by the name of the file."""
-    backing = _get_backing_memmap(array)
-    if backing is None or not hasattr(backing, "filename"):
-        return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    if os.path.basename(os.path.dirname(backing.filename)).startswith(_FOLDER):
-        # The file ends with the call; results must not refer to it.
-        plain = array.view(sys.modules["numpy"].ndarray)
-        return plain.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    return _reduce_memmap_backed(array, backing)

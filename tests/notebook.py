@@ -1,12 +1,13 @@
-"""A program, not a test: run a source file as one cell of a real notebook kernel.
+"""A program, not a test: run a source file as one cell of a real notebook kernel, or a notebook.
 
-`python notebook.py SOURCE SECONDS` prints what the cell prints. A process of its own, because a
+`python notebook.py SOURCE SECONDS` prints what the cells print. A process of its own, because a
 kernel's client brings sockets and threads along that the leak check of the tests would rightly
 complain about.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import subprocess
@@ -22,7 +23,7 @@ from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 
 
-def main(source: str, timeout: float) -> int:
+def main(cells: list[str], timeout: float) -> int:
     with tempfile.TemporaryDirectory(prefix="hookpool-kernel-") as folder:
         connection = str(Path(folder, "kernel.json"))
         write_connection_file(connection, transport="ipc", ip=str(Path(folder, "socket")))
@@ -33,16 +34,28 @@ def main(source: str, timeout: float) -> int:
         client.start_channels(hb=False)  # a busy machine misses beats, and a client then gives up
         try:
             _wait_until_heard(client, timeout)
-            reply = client.execute_interactive(
-                source, timeout=timeout, output_hook=_show, allow_stdin=False
-            )
+            ok = all(_runs(client, cell, timeout) for cell in cells)
         finally:
             sys.stdout.flush()
             _expect_exit.set()
             client.shutdown()
             _wait_or_kill(kernel)
             client.stop_channels()
-    return 0 if reply["content"]["status"] == "ok" else 1
+    return 0 if ok else 1
+
+
+def cells_of(path: Path) -> list[str]:
+    """A source file is one cell; of a notebook, those with code."""
+    text = path.read_text()
+    if path.suffix != ".ipynb":
+        return [text]
+    cells = json.loads(text)["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def _runs(client: BlockingKernelClient, cell: str, timeout: float) -> bool:
+    reply = client.execute_interactive(cell, timeout=timeout, output_hook=_show, allow_stdin=False)
+    return bool(reply["content"]["status"] == "ok")
 
 
 def _start_kernel(connection: str, folder: str) -> subprocess.Popen[bytes]:
@@ -105,4 +118,4 @@ def _show(message: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # the client's, about event loops; not ours to judge
-    sys.exit(main(Path(sys.argv[1]).read_text(), float(sys.argv[2])))
+    sys.exit(main(cells_of(Path(sys.argv[1])), float(sys.argv[2])))

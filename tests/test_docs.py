@@ -76,5 +76,5 @@ def test_the_readme_opens_with_what_it_is_the_three_uses_and_the_two_commands():
 
 def test_every_example_is_named_by_a_page():
     text = "".join(page.read_text() for page in PAGES)
-    for example in (ROOT / "docs" / "examples").glob("*.py"):
+    for example in (ROOT / "docs" / "examples").glob("*.[pi]*"):
         assert f"examples/{example.name}" in text

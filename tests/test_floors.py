@@ -14,6 +14,8 @@ import pytest
 FLOORS = [
     ["__main__"],  # 6
     ["joblib", "dask", "progress"],  # 5
+    ["_arrays"],
+    ["_batch"],
     ["executor"],  # 4
     ["_map"],
     ["_driver", "context"],  # 3
@@ -48,7 +50,12 @@ PURE = {
 }
 
 #: What these modules integrate with; nothing else from outside the standard library, anywhere.
-FOREIGN = {"joblib": {"joblib"}, "dask": {"dask", "distributed"}, "progress": {"tqdm"}}
+FOREIGN = {
+    "joblib": {"joblib"},
+    "_arrays": {"joblib"},
+    "dask": {"dask", "distributed"},
+    "progress": {"tqdm"},
+}
 
 LONGEST_FUNCTION = 60
 LONGEST_MODULE = 700
@@ -61,6 +68,8 @@ LONG_FOR_A_REASON: dict[str, str] = {
 
 #: Modules that are parts of another one and are tested through it: part -> tests/test_<whole>.py.
 PARTS = {
+    "_arrays": "joblib",
+    "_batch": "joblib",
     "_classes": "reduction",
     "_code": "reduction",
     "_functions": "reduction",

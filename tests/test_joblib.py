@@ -13,19 +13,17 @@ import threading
 import time
 import warnings
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
 joblib = pytest.importorskip("joblib", reason="the extra `joblib` is not installed")
 
 from joblib import Parallel, delayed, parallel_config  # noqa: E402
-from joblib.externals.loky.backend import resource_tracker as joblib_tracker  # noqa: E402
 from joblib.externals.loky.process_executor import TerminatedWorkerError  # noqa: E402
 
 import hookpool.joblib  # noqa: E402
 from hookpool import errors  # noqa: E402
+from tests.joblib_tracker import stop_tracker  # noqa: E402
 from tests.processes import (  # noqa: E402
     Program,
     marked_processes,
@@ -48,14 +46,7 @@ def nothing_is_kept():
     """Idle workers are kept on purpose, and joblib's tracker lives as long as its owner."""
     yield
     hookpool.joblib.stop_workers()
-    tracker = joblib_tracker._resource_tracker
-    if tracker._fd is not None:
-        if hasattr(tracker, "_stop"):
-            tracker._stop()
-        else:  # before joblib 1.5
-            os.close(tracker._fd)
-            os.waitpid(tracker._pid, 0)
-            tracker._fd = tracker._pid = None
+    stop_tracker()
 
 
 def parallel(n_jobs=2, **options):
@@ -158,6 +149,36 @@ def test_the_standalone_loky_is_never_imported():
     source = "import sys, hookpool.joblib; print('loky' in sys.modules)"
 
     assert run_python("-c", source).strip() == "False"
+
+
+class Awake:
+    """The module `time` for joblib, where looking for results every 10 ms is an error."""
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+    def sleep(self, seconds):
+        raise AssertionError(f"joblib sleeps for {seconds} s")
+
+
+@pytest.mark.parametrize("pre_dispatch", ["all", "2 * n_jobs"])
+def test_results_are_waited_for_and_not_looked_for(pre_dispatch, monkeypatch):
+    monkeypatch.setattr(joblib.parallel, "time", Awake())
+    run = parallel(pre_dispatch=pre_dispatch, batch_size=1)
+
+    for _ in range(3):
+        assert run(delayed(abs)(-i) for i in range(30)) == list(range(30))
+    with pytest.raises(LookupError):
+        run(delayed(fail)() for _ in range(9))
+
+
+def test_an_error_of_the_generator_of_tasks_ends_the_call():
+    def tasks():
+        yield from (delayed(abs)(-i) for i in range(40))
+        raise LookupError("no more tasks")
+
+    with pytest.raises(LookupError, match="no more tasks"):
+        parallel(batch_size=1)(tasks())
 
 
 # ---- how many jobs -------------------------------------------------------------------------
@@ -365,6 +386,52 @@ def test_a_worker_that_names_the_backend_has_it():
         return sum(Parallel(n_jobs=2, backend="hookpool")(delayed(abs)(i) for i in (x, -x)))
 
     assert parallel()(delayed(inner)(i) for i in (1, 2)) == [2, 4]
+
+
+def test_joblib_is_imported_in_a_worker_only_when_a_task_needs_it():
+    """It takes 0.2 s, which is most of a cold start."""
+    run = parallel(batch_size=1)
+
+    assert set(run(delayed(lambda: "joblib" in sys.modules)() for _ in range(6))) == {False}
+    assert set(run(delayed(lambda: "numpy" in sys.modules)() for _ in range(6))) == {False}
+
+
+def test_a_task_that_imports_joblib_itself_is_nested_all_the_same():
+    def inner():
+        assert "joblib" not in sys.modules
+        finders = len(sys.meta_path)
+        import joblib
+
+        level = joblib.parallel.get_active_backend()[0].nesting_level
+        inside = joblib.Parallel(n_jobs=2)(joblib.delayed(os.getpid)() for _ in range(4))
+        named = joblib.Parallel(n_jobs=2, backend="hookpool")([joblib.delayed(abs)(-1)])
+        loader = joblib.__loader__ is joblib.__spec__.loader
+        return level, set(inside) == {os.getpid()}, named, loader, finders - len(sys.meta_path)
+
+    def outside():
+        import joblib
+
+        return joblib.parallel.get_active_backend()[0].nesting_level
+
+    assert parallel()([delayed(inner)()]) == [(1, True, [1], True, 1)]
+    assert parallel()([delayed(outside)()]) == [1]
+
+
+def test_the_import_of_joblib_may_fail_in_a_task():
+    """What is waiting for it must neither hide that nor stay."""
+
+    def inner():
+        sys.path[:], kept = [], sys.path[:]
+        try:
+            import joblib  # noqa: F401
+        except ModuleNotFoundError as error:
+            return str(error)
+        finally:
+            sys.path[:] = kept
+            sys.path_importer_cache.clear()
+
+    assert parallel()([delayed(inner)()]) == ["No module named 'joblib'"]
+    assert parallel()([delayed(lambda: len(sys.meta_path))()]) == [len(sys.meta_path)]
 
 
 # ---- generators ----------------------------------------------------------------------------
@@ -754,6 +821,37 @@ def test_files_are_gone_after_the_caller_was_killed(tmp_path):
     wait_until(lambda: not list(tmp_path.iterdir()))
 
 
+@needs_numpy
+@pytest.mark.parametrize("dtype", ["<f8", ">i4", "M8[ns]", "?", [("a", "i1"), ("b", "f8")]])
+@pytest.mark.parametrize("layout", ["C", "F", "gaps"])
+def test_arrays_of_every_kind_are_mapped_as_they_are(dtype, layout):
+    array = np.arange(60).reshape(6, 10).astype(dtype)
+    array = np.asfortranarray(array) if layout == "F" else array
+    array = array[::2, 1:] if layout == "gaps" else array
+
+    (seen,) = parallel(max_nbytes=0)(
+        [delayed(lambda a: (type(a).__name__, a.dtype, a.shape, a.tobytes()))(array)]
+    )
+
+    assert seen == ("memmap", array.dtype, array.shape, array.tobytes())
+
+
+@needs_numpy
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_that_are_sent_or_returned_can_be_written_to(size):
+    def increased(array):
+        array += 1
+        return array, array[::-1], {"again": array}
+
+    run = parallel(max_nbytes=None)
+    ((whole, reverse, inside),) = run([delayed(increased)(np.zeros(size))])
+
+    assert inside["again"] is whole
+    whole += 1
+    assert whole.sum() == 2 * size
+    assert reverse.sum() == size
+
+
 # ---- pickler only --------------------------------------------------------------------------
 
 
@@ -772,180 +870,27 @@ def test_joblibs_own_backend_can_use_our_pickler():
     assert out.strip() == "[0, 2, 4]"
 
 
-# ---- scikit-learn --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sklearn():
-    return pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-
-
-@pytest.fixture(scope="module")
-def flowers(sklearn):
-    from sklearn.datasets import load_iris
-
-    return load_iris(return_X_y=True)
-
-
-def both(call):
-    """The same call on one process and on hookpool."""
-    with parallel_config(backend="sequential"):
-        sequential = call()
-    with parallel_config(backend="hookpool", n_jobs=2):
-        return sequential, call()
-
-
-@pytest.mark.slow
-def test_a_forest_is_the_same_bit_for_bit(flowers):
-    from sklearn.ensemble import RandomForestClassifier
-
-    def fitted():
-        forest = RandomForestClassifier(10, random_state=0, n_jobs=2).fit(*flowers)
-        return forest.predict_proba(flowers[0])
-
-    sequential, ours = both(fitted)
-    assert np.array_equal(sequential, ours)
-
-
-def test_a_grid_search_is_the_same_bit_for_bit_with_a_lambda_for_scorer(flowers):
-    from sklearn.model_selection import GridSearchCV
-    from sklearn.svm import SVC
-
-    def searched():
-        search = GridSearchCV(
-            SVC(),
-            {"C": [0.1, 1.0], "gamma": [0.1, 1.0]},
-            scoring=lambda model, X, y: float((model.predict(X) == y).mean()),
-            cv=3,
-        )
-        return search.fit(*flowers).cv_results_["mean_test_score"]
-
-    sequential, ours = both(searched)
-    assert np.array_equal(sequential, ours)
-
-
-@pytest.mark.slow
-def test_cross_validation_takes_a_transformer_and_a_kernel_of_this_very_test(flowers):
-    from sklearn.base import BaseEstimator, TransformerMixin
-    from sklearn.model_selection import cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.svm import SVC
-
-    class Scaled(TransformerMixin, BaseEstimator):
-        def fit(self, X, y=None):
-            self.scale_ = X.max(axis=0)
-            return self
-
-        def transform(self, X):
-            return X / self.scale_
-
-    model = make_pipeline(Scaled(), SVC(kernel=lambda a, b: a @ b.T))
-
-    sequential, ours = both(lambda: cross_val_score(model, *flowers, cv=4))
-    assert np.array_equal(sequential, ours)
-
-
-@pytest.mark.slow
-def test_permutation_importance_is_the_same_bit_for_bit(flowers):
-    from sklearn.inspection import permutation_importance
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(max_iter=500).fit(*flowers)
-
-    def importances():
-        return permutation_importance(model, *flowers, n_repeats=3, random_state=0).importances
-
-    sequential, ours = both(importances)
-    assert np.array_equal(sequential, ours)
-
-
-@pytest.mark.slow
-def test_a_grid_around_a_forest_nests(flowers):
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.model_selection import GridSearchCV
-
-    def searched():
-        forest = RandomForestClassifier(5, random_state=0, n_jobs=2)
-        search = GridSearchCV(forest, {"max_depth": [1, 2]}, cv=2)
-        return search.fit(*flowers).cv_results_["mean_test_score"]
-
-    sequential, ours = both(searched)
-    assert np.array_equal(sequential, ours)
-
-
-def test_the_configuration_of_sklearn_reaches_workers(sklearn):
-    from sklearn.utils.parallel import Parallel as SklearnParallel
-    from sklearn.utils.parallel import delayed as sklearn_delayed
-
-    with sklearn.config_context(working_memory=123):
-        seen = SklearnParallel(n_jobs=2, backend="hookpool")(
-            sklearn_delayed(sklearn.get_config)() for _ in range(2)
-        )
-
-    assert {config["working_memory"] for config in seen} == {123}
-
-
-def test_warning_filters_reach_workers(sklearn):
-    from sklearn.utils.parallel import Parallel as SklearnParallel
-    from sklearn.utils.parallel import delayed as sklearn_delayed
-
-    def warn():
-        warnings.warn("to be an error", RuntimeWarning, stacklevel=1)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        with pytest.raises(RuntimeWarning, match="to be an error"):
-            SklearnParallel(n_jobs=2, backend="hookpool")([sklearn_delayed(warn)()])
-
-
-# ---- joblib's own tests --------------------------------------------------------------------
-
-#: joblib's tests that fail with our backend under loky's name, and the promise they contradict.
-DISAGREES = {
-    "test_error_capture[loky]": "workers that did nothing wrong are kept after another's error",
-    "test_parallel_with_interactively_defined_bound_method_loky": (
-        "looks for the name LokyProcess in the log of multiprocessing"
-    ),
-    **{
-        f"test_multiple_generator_call_separated_gc[{one}-{two}-loky-True]": (
-            "two calls have two executors, so a dropped generator does not break the other call"
-        )
-        for one in ("generator", "generator_unordered")
-        for two in ("generator", "generator_unordered")
-    },
-}
-
-
-#: With joblib 1.6.0 on CPython 3.11, where loky's own backend passes 702 of these tests.
-PASSES = 702 - len(DISAGREES)
-
-
-@pytest.mark.agree
-@pytest.mark.timeout(900)
 @needs_numpy
-def test_joblibs_own_tests_pass_with_our_backend_in_lokys_place(tmp_path):
-    here = Path(__file__).parent
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    modules = ["test_parallel", "test_memmapping", "test_config", "test_cloudpickle_wrapper"]
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=60"]
-        + ["-c", "pytest.ini", "--junitxml=report.xml", "--pyargs"]
-        + [f"joblib.test.{name}" for name in modules],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(here / "agree_joblib"), str(here.parent)]),
-        },
-        timeout=850,
-    )
-    cases = list(ElementTree.parse(tmp_path / "report.xml").iter("testcase"))
-    failed = {
-        case.get("name")
-        for case in cases
-        if case.find("failure") is not None or case.find("error") is not None
-    }
-    skipped = {case.get("name") for case in cases if case.find("skipped") is not None}
+def test_our_pickler_leaves_large_arrays_to_joblib():
+    """Which has reducers for them in the table of the pickler: they must be asked."""
+    source = """
+        import joblib, numpy
+        from joblib.externals.loky.backend import reduction
+        assert reduction.get_loky_pickler_name() == "hookpool.reduction", "not taken"
 
-    assert failed - set(DISAGREES) == set()
-    assert set(DISAGREES) - failed == set(), "these agree now: remove them from the list"
-    assert len(cases) - len(failed) - len(skipped) >= PASSES
+        class Model:
+            def __init__(self, weights):
+                self.weights = weights
+
+        if __name__ == "__main__":
+            model = Model(numpy.ones(200_000))
+            print(joblib.Parallel(n_jobs=2)(
+                joblib.delayed(lambda m: (type(m.weights).__name__, m.weights.sum()))(model)
+                for _ in range(2)
+            ))
+    """
+    env = {"LOKY_PICKLER": "hookpool.reduction"}
+    out = run_python("-c", textwrap.dedent(source), env=env)
+
+    assert out.count("memmap") == 2
+    assert out.count("200000.0") == 2

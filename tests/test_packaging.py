@@ -18,7 +18,7 @@ from tests.helpers import ROOT, run_python
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted(path.stem for path in (ROOT / "hookpool").glob("*.py"))
-NEEDS_AN_EXTRA = {"joblib", "dask", "progress"}
+NEEDS_AN_EXTRA = {"joblib", "_arrays", "dask", "progress"}
 
 LOADED = "import json, sys; print(json.dumps([n for n in sys.modules if '__mp_main__' not in n]))"
 

@@ -1,0 +1,165 @@
+"""The large arrays of one `Parallel`, in files that workers map.
+
+Owns the files and the folder they are in. An array is written once, whatever the number of tasks
+it is sent with, and its file is removed when neither the array nor a task that was sent with it is
+left, and at the latest with the folder at the end of the `Parallel`. Joblib's resource tracker, a
+process that outlives this one by a moment, is told of the folder when it is made, and removes it
+should this process be killed.
+
+Called by the thread that dispatches, which may be any, but is one at a time: joblib holds a lock.
+`release` is called by others, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import threading
+import uuid
+import weakref
+from collections import deque
+from typing import Any
+
+from joblib._memmapping_reducer import _get_temp_dir, _reduce_memmap_backed
+from joblib.externals.loky.backend import resource_tracker
+
+from hookpool._batch import FOLDER, backing_map
+
+__all__ = ["Arrays", "File"]
+
+
+class File:
+    """An array on disk (or in shared memory), as long as it or a batch that uses it exists."""
+
+    __slots__ = ("array", "path", "reduced", "users")
+
+    def __init__(self, path: str, array: weakref.ref[Any], reduced: tuple[Any, ...]) -> None:
+        self.path = path
+        self.array = array
+        #: What stands in a pickle for the array.
+        self.reduced = reduced
+        #: Batches that have been sent with it and are not done.
+        self.users = 0
+
+
+class Arrays:
+    """The files of one `Parallel`; the arguments are those of joblib."""
+
+    def __init__(
+        self, max_nbytes: float | None, mmap_mode: str | None, temp_folder: str | None
+    ) -> None:
+        self._max_nbytes = None if mmap_mode is None else max_nbytes
+        # "w+" would empty the file that is to be read.
+        self._mmap_mode = "r+" if mmap_mode == "w+" else mmap_mode
+        self._temp_folder = temp_folder
+        self._folder: str | None = None
+        self._files: dict[int, File] = {}  # by the id of the array
+        self._lock = threading.Lock()
+        # Ids of arrays that are gone: their weak references append here, and do nothing else,
+        # since they may come at any moment in a thread that holds the lock.
+        self._gone: deque[int] = deque()
+        #: The files met since `take_held` was last called.
+        self._held: list[File] = []
+
+    def take_held(self) -> list[File]:
+        """The files that `reduce` has named since the last call; each awaits its `release`."""
+        held, self._held = self._held, []
+        return held
+
+    def release(self, held: list[File]) -> None:
+        """A batch is done; files that nobody can ask for again are removed."""
+        with self._lock:
+            for file in held:
+                file.users -= 1
+                if file.users == 0 and file.array() is None:
+                    _remove(file.path)
+            self._sweep()
+
+    def forget(self) -> None:
+        """Remove all files: the arrays may change, and must then be written again."""
+        with self._lock:
+            for file in self._files.values():
+                _remove(file.path)
+            self._files.clear()
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self.forget()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            try:
+                _remove_folder(folder)
+            except OSError:
+                return  # a worker on Windows maps it still; the tracker removes it at exit
+            resource_tracker.unregister(folder, "folder")
+
+    def reduce(self, array: Any) -> Any:
+        """How an array travels to a worker; called by the pickler."""
+        backing = backing_map(array)
+        if backing is not None:
+            return _reduce_memmap_backed(array, backing)
+        if self._max_nbytes is None or array.nbytes <= self._max_nbytes or array.dtype.hasobject:
+            return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        with self._lock:
+            self._sweep()
+            file = self._files.get(id(array))
+            if file is None:
+                file = self._files[id(array)] = self._written(array)
+            file.users += 1
+        self._held.append(file)
+        return file.reduced
+
+    def _written(self, array: Any) -> File:
+        if self._folder is None:
+            self._folder = _make_folder(self._temp_folder)
+        path = os.path.join(self._folder, f"{uuid.uuid4().hex}.raw")
+        order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+        _write(array, path, order)
+        arguments = (path, array.dtype, self._mmap_mode, 0, array.shape, order)
+        number, gone = id(array), self._gone
+        ref = weakref.ref(array, lambda _: gone.append(number))
+        return File(path, ref, (sys.modules["numpy"].memmap, arguments))
+
+    def _sweep(self) -> None:
+        while self._gone:
+            number = self._gone.popleft()
+            file = self._files.get(number)
+            # Another array may have got the id since.
+            if file is not None and file.array() is None:
+                del self._files[number]
+                if file.users == 0:
+                    _remove(file.path)
+
+
+def _write(array: Any, path: str, order: str) -> None:
+    """The items of an array, without any header: a map then begins at the start of a page."""
+    numpy = sys.modules["numpy"]
+    # A copy if the array has gaps. Dates have no buffers, but their bytes do.
+    flat = numpy.asarray(array, order=order).reshape(-1, order=order)
+    with open(path, "xb", buffering=0) as file:
+        rest = memoryview(flat.view(numpy.uint8))
+        while rest:
+            rest = rest[file.write(rest) :]  # Linux takes at most 2 GB at once
+
+
+def _make_folder(temp_folder: str | None) -> str:
+    """A private folder where joblib's documentation says, known to joblib's tracker."""
+    name = f"{FOLDER}{os.getpid()}_{uuid.uuid4().hex}"
+    folder: str = _get_temp_dir(name, temp_folder)[0]
+    os.makedirs(folder, exist_ok=True)
+    os.chmod(folder, 0o700)
+    resource_tracker.register(folder, "folder")
+    return folder
+
+
+def _remove_folder(folder: str) -> None:
+    for name in os.listdir(folder):
+        _remove(os.path.join(folder, name))
+    os.rmdir(folder)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # the latter: mapped, on Windows
+        os.unlink(path)
