@@ -389,3 +389,22 @@ def test_the_page_gets_the_tables_as_they_were_printed(tmp_path):
 def test_a_page_without_marks_is_refused():
     with pytest.raises(SystemExit, match="lacks its marks"):
         page.filled("# no marks", "text")
+
+
+@pytest.mark.slow
+def test_joblib_is_measured_pair_by_pair(tmp_path: Path):
+    cases = "fresh_call,cold_start"
+    subprocess.run(
+        [sys.executable, "-m", "bench.joblib_cases", "--pairs", "2", "--cases", cases]
+        + ["--folder", str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        check=True,
+        timeout=50,
+        stdout=subprocess.DEVNULL,
+    )
+    (path,) = record.newest(tmp_path)
+    kept = record.read(path)
+
+    for case in cases.split(","):
+        for subject in ("joblib", "joblib-hookpool"):
+            assert sorted(record.samples_of(kept, case, subject)) == [0, 1]
