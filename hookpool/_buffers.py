@@ -1,10 +1,10 @@
 """Shared memory for large buffers: lend, borrow, give back.  docs/buffers.md has the picture.
 
 Owns the memory (anonymous files, their mappings and descriptors), what one process has lent to
-another, and what it has borrowed.  Which block is free is `_blocks`' business; what a pickle is,
+another, and what it has borrowed.  Which slot is free is `_slots`' business; what a pickle is,
 the caller's; and the channel on which rows and news travel is not known here.
 
-A `Lender` makes and fills blocks; a process has one per pool.  An `Exchange` is one end of a
+A `Lender` makes and fills slots; a process has one per pool.  An `Exchange` is one end of a
 socket pair between two processes: what is lent over there, and borrowed from there.
 
 Threads: any thread may make parcels, and drop whatever it likes at any time.  `lend`, `news` and
@@ -15,6 +15,7 @@ it: one thread at a time each.  Finalizers only append to deques.
 from __future__ import annotations
 
 import array
+import contextlib
 import functools
 import mmap
 import os
@@ -27,27 +28,29 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hookpool import _memory
-from hookpool._blocks import Arena, Block, Blocks
+from hookpool._slots import Arena, Slot, Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
-# Smaller buffers take the pipe: it costs some 20 us more to hand a block over and get it back,
-# which is what copying so much through the pipe costs more.
+# Smaller buffers take the pipe by default.
 THRESHOLD = 1 << 16
 # Memory that nobody uses may stay for those who come next; a new arena lets go of what is more.
-WARM = 512 << 20
+WARM = 1 << 30
+# What was given back is reported at once when it is more than this, so that the other process can
+# use it; smaller would wake a thread more often, larger would have it take more new memory.
+REPORT = 4 << 20
 # What is copied at once: other threads of the process get their turn in between.
 _PIECE = 8 << 20
 
 #: Whether memory can be shared without a name that would have to be cleaned up.
 CAN_LEND = hasattr(os, "memfd_create") and sys.platform == "linux"
 
-# A payload with buffers: the first lease and the number of parts, the parts, what is inline.  The
-# first part is the pickle, the others are its buffers in order.
-_HEAD = struct.Struct("=QQ")
+# A payload with buffers: a zero, with which no pickle begins, the number of parts and the first
+# lease; the parts, what is inline.  The first part is the pickle, then its buffers in order.
+_HEAD = struct.Struct("=BxxxIQ")
 # A part: number of the arena (0: inline), mode, offset there (or in what is inline), length.
 _PART = struct.Struct("=IIQQ")
 _SHARED = 1  # others hold it too: map it privately
@@ -57,6 +60,8 @@ _ANNOUNCEMENT = struct.Struct("=QQ")
 # News: an arena that is gone, or a lease that has ended; whether a forked child may still see it.
 _GONE = 1 << 63
 _TAINTED = 1 << 62
+# Or a request: let go of what nobody uses.  No lease and no arena has this number.
+_TRIM = 0
 
 
 # -- memory -------------------------------------------------------------------------------------
@@ -68,12 +73,12 @@ class SharedArena(Arena):
     __slots__ = ("_gone", "fd", "view")
 
     def __init__(
-        self, number: int, block: int, count: int, sizes: dict[int, int], gone: list[int]
+        self, number: int, slot: int, count: int, sizes: dict[int, int], gone: list[int]
     ) -> None:
         self.fd = -1
         #: Where to leave our number when we are gone.
         self._gone = gone
-        super().__init__(number, block, count, sizes)
+        super().__init__(number, slot, count, sizes)
         self.fd = _reserved(self.size)
         self.view = memoryview(_mapped(self.fd, self.size))
 
@@ -119,26 +124,30 @@ def _copy(target: memoryview, pieces: Iterable[Buffer]) -> None:
 
 
 class Lender:
-    """Blocks for whoever wants to send something large.
+    """Slots for whoever wants to send something large.
 
     Args:
         limit: the most bytes of shared memory to hold; None: each new arena may have half of the
             memory that is available by then.
+        threshold: smaller parts of a parcel go inline.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, threshold: int = THRESHOLD) -> None:
         self._limit = limit
-        self._blocks = Blocks(mmap.PAGESIZE)
+        self.threshold = threshold
+        self._slots = Slots(mmap.PAGESIZE)
+        #: Called before a new arena is made: perhaps there is news of what has come back.
+        self.shortage: Callable[[], None] = _do_nothing
         #: The numbers of arenas that are gone, in the order of their going.
         self.gone: list[int] = []
         #: Whether nothing is lent any more.
-        self._closed = not CAN_LEND
+        self.closed = not CAN_LEND or limit == 0
         _lenders.add(self)
 
     @property
     def held(self) -> int:
         """Bytes of shared memory that this lender has made and that still exist."""
-        return self._blocks.held
+        return self._slots.held
 
     def parcel(
         self,
@@ -147,7 +156,7 @@ class Lender:
         *,
         shared: bool = False,
     ) -> Parcel:
-        """A pickle ready for its journey; what is large is copied into blocks here and now.
+        """A pickle ready for its journey; what is large is copied into slots here and now.
 
         Args:
             pickled: the pickle, in pieces.
@@ -157,110 +166,116 @@ class Lender:
         parcel = Parcel(_SHARED if shared else 0)
         for pieces in (pickled, *[(buffer.raw(),) for buffer in buffers]):
             size = sum(map(len, pieces))
-            parcel.add(pieces, size, self._write(pieces, size) if size >= THRESHOLD else None)
+            parcel.add(pieces, size, self._write(pieces, size) if size >= self.threshold else None)
         return parcel
+
+    def least(self) -> int:
+        """From which size on something is worth a parcel."""
+        return sys.maxsize if self.closed else self.threshold
 
     def trim(self, keep: int = 0) -> None:
         """Let go of memory that nobody uses, but for `keep` bytes."""
-        self._blocks.trim(keep)
+        self._slots.trim(keep)
 
     def close(self) -> None:
         """Lend nothing more; what is lent stays until it comes back."""
-        self._closed = True
-        self._blocks.clear()
+        self.closed = True
+        self._slots.clear()
 
-    def _write(self, pieces: Sequence[Buffer], size: int) -> Block | None:
-        """A block with this content; None where the pipe must do."""
-        if self._closed:
+    def _write(self, pieces: Sequence[Buffer], size: int) -> Slot | None:
+        """A slot with this content; None where the pipe must do."""
+        if self.closed:
             return None
-        block = self._blocks.take(size)
-        if block is None:
-            block = self._grow(size)
-        if block is not None:
-            _copy(_memory_of(block, size), pieces)
-        return block
+        slot = self._slots.take(size)
+        if slot is None:
+            slot = self._grow(size)
+        if slot is not None:
+            _copy(_memory_of(slot, size), pieces)
+        return slot
 
-    def _grow(self, size: int) -> Block | None:
-        """The first block of a new arena, if there may be one."""
-        blocks = self._blocks
-        blocks.trim(WARM)
-        length, count = blocks.plan(size, self._room())
+    def _grow(self, size: int) -> Slot | None:
+        """The first slot of a new arena, if there may be one."""
+        slots = self._slots
+        self.shortage()
+        slot = slots.take(size)
+        if slot is not None:
+            return slot
+        slots.trim(WARM)
+        length, count = slots.plan(size, self._room())
         if not count:
-            blocks.trim()
-            length, count = blocks.plan(size, self._room())
+            slots.trim()
+            length, count = slots.plan(size, self._room())
         if not count:
             return None
-        number = blocks.next_number()
+        number = slots.next_number()
         try:
-            arena = SharedArena(number, length, count, blocks.sizes(), self.gone)
+            arena = SharedArena(number, length, count, slots.sizes(), self.gone)
         except OSError:  # no descriptors or no memory left, or not allowed
             return None
-        if self._limit is not None and blocks.held > self._limit:
+        if self._limit is not None and slots.held > self._limit:
             return None  # another thread was faster
-        block = arena.take()
-        blocks.add(arena)
-        return block
+        slot = arena.take()
+        slots.add(arena)
+        return slot
 
     def _room(self) -> int:
         if self._limit is not None:
-            return self._limit - self._blocks.held
+            return self._limit - self._slots.held
         return _memory.available() // 2
 
 
-def _memory_of(block: Block, size: int) -> memoryview:
-    assert isinstance(block.arena, SharedArena)
-    return block.arena.view[block.offset : block.offset + size]
+def _do_nothing() -> None:
+    pass
+
+
+def _memory_of(slot: Slot, size: int) -> memoryview:
+    assert isinstance(slot.arena, SharedArena)
+    return slot.arena.view[slot.offset : slot.offset + size]
 
 
 class Parcel:
-    """A pickle and its buffers on their journey; refers to its blocks until it is dropped."""
+    """A pickle and its buffers on their journey; refers to its slots until it is dropped."""
 
-    __slots__ = ("_inline", "_inline_size", "_mode", "_parts", "blocks", "lent")
+    __slots__ = ("_inline", "_inline_size", "_mode", "_parts", "slots")
 
     def __init__(self, mode: int = 0) -> None:
         self._mode = mode
         self._parts: list[tuple[int, int, int, int]] = []
         #: By part; None for what is inline.
-        self.blocks: list[Block | None] = []
+        self.slots: list[Slot | None] = []
         self._inline: list[bytes] = []
         self._inline_size = 0
-        #: To whom it is lent, and under which first lease.
-        self.lent: tuple[Exchange, int] | None = None
 
-    def add(self, pieces: Sequence[Buffer], size: int, block: Block | None) -> None:
-        """One more part, which has been written to the block, if there is one."""
-        self.blocks.append(block)
-        if block is None:
+    def add(self, pieces: Sequence[Buffer], size: int, slot: Slot | None) -> None:
+        """One more part, which has been written to the slot, if there is one."""
+        self.slots.append(slot)
+        if slot is None:
             self._parts.append((0, self._mode, self._inline_size, size))
             # A copy: what belongs to somebody else may change before this is sent.
             self._inline.append(b"".join(pieces))
             self._inline_size += size
         else:
-            self._parts.append((block.arena.number, self._mode, block.offset, size))
+            self._parts.append((slot.arena.number, self._mode, slot.offset, size))
+
+    def __len__(self) -> int:
+        """The bytes in all parts."""
+        return sum(size for *_, size in self._parts)
 
     def arenas(self) -> set[Arena]:
         """The arenas in which parts of it are."""
-        return {block.arena for block in self.blocks if block is not None}
-
-    def retake(self) -> None:
-        """The borrower will never look at it: its leases end, and it may be lent again."""
-        lent, self.lent = self.lent, None
-        if lent is not None:
-            exchange, first = lent
-            for lease in range(first, first + len(self.blocks)):
-                exchange.end(lease)
+        return {slot.arena for slot in self.slots if slot is not None}
 
     def packed(self, first: int) -> bytes:
         """What a row carries, for a borrower who has the parts under leases from `first` on."""
         parts = [_PART.pack(*part) for part in self._parts]
-        return b"".join([_HEAD.pack(first, len(parts)), *parts, *self._inline])
+        return b"".join([_HEAD.pack(0, len(parts), first), *parts, *self._inline])
 
     def inline(self) -> bytes:
         """What a row carries to somebody who cannot be lent anything."""
         plain = Parcel()
         inline = memoryview(b"".join(self._inline))
-        for (_, _, offset, size), block in zip(self._parts, self.blocks, strict=True):
-            raw = inline[offset : offset + size] if block is None else _memory_of(block, size)
+        for (_, _, offset, size), slot in zip(self._parts, self.slots, strict=True):
+            raw = inline[offset : offset + size] if slot is None else _memory_of(slot, size)
             plain.add((raw,), size, None)
         return plain.packed(0)
 
@@ -286,15 +301,12 @@ class _Mapped:
         exporter.ended = ended
         return memoryview(exporter).cast("B")
 
-    def private(
-        self, offset: int, length: int, lease: int, ended: Callable[[int], None]
-    ) -> memoryview:
+    def private(self, offset: int, length: int, tenure: _Tenure) -> memoryview:
         """A part, mapped so that nobody else sees what is written to it here."""
         more = {"trackfd": False} if sys.version_info >= (3, 13) else {}
         flags = mmap.MAP_PRIVATE
         mapping = _PrivateMapping(self.fd, length, flags, offset=offset, **more)
-        mapping.lease = lease
-        mapping.ended = ended
+        mapping.tenure = tenure
         return memoryview(mapping)
 
     def isolate(self, offset: int, length: int) -> None:
@@ -318,14 +330,38 @@ class _Mapped:
 _MAP_FIXED = 0x10
 
 
-class _PrivateMapping(mmap.mmap):
-    """The exporter of a block that others hold, too."""
+class _Tenure:
+    """A lease of what others hold, too; it ends with the last reference to this."""
 
-    lease: int
-    ended: Callable[[int], None]
+    __slots__ = ("_ended", "_lease")
+
+    def __init__(self, lease: int, ended: Callable[[int], None]) -> None:
+        self._ended = ended
+        self._lease = lease
 
     def __del__(self) -> None:
-        self.ended(self.lease)
+        self._ended(self._lease)
+
+
+class _PrivateMapping(mmap.mmap):
+    """The exporter of a private copy."""
+
+    tenure: _Tenure
+
+
+class _Common:
+    """A part that others hold, too: each time that it is loaded is a copy of its own."""
+
+    __slots__ = ("_arena", "_length", "_offset", "_tenure")
+
+    def __init__(self, arena: _Mapped, offset: int, length: int, tenure: _Tenure) -> None:
+        self._arena = arena
+        self._offset = offset
+        self._length = length
+        self._tenure = tenure
+
+    def copy(self) -> memoryview:
+        return self._arena.private(self._offset, self._length, self._tenure)
 
 
 @functools.lru_cache(64)
@@ -360,22 +396,44 @@ def _libc_mmap() -> Any:
 class Borrowed:
     """What has arrived; its leases end when neither it nor anything loaded from it is left."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_error", "_parts")
 
-    def __init__(self, parts: list[Buffer]) -> None:
+    def __init__(self, parts: list[Buffer | _Common], error: OSError | None = None) -> None:
         self._parts = parts
+        #: Why the parts are not there.
+        self._error = error
 
     def loads(self) -> Any:
-        """Unpickle it; once only."""
-        parts, self._parts = iter(self._parts), []
+        """Unpickle it: once only, unless it was sent to be shared."""
+        if self._error is not None:
+            raise self._error
+        parts = iter([part.copy() if isinstance(part, _Common) else part for part in self._parts])
         return pickle.loads(next(parts), buffers=parts)
+
+    def load_once(self) -> Any:
+        """Unpickle it; from then on only what was loaded keeps its memory."""
+        value = self.loads()
+        self._parts = []  # not before: an interrupted loading may be tried again
+        return value
+
+
+def is_borrowed(payload: Buffer) -> bool:
+    """Whether a payload is a parcel's, and not a pickle."""
+    return bool(payload) and not payload[0]
+
+
+def loads(data: Buffer | Borrowed) -> Any:
+    """Unpickle what has arrived."""
+    return data.load_once() if type(data) is Borrowed else pickle.loads(data)  # type: ignore[arg-type]
 
 
 # -- between two processes ----------------------------------------------------------------------
 
 
-def socket_pair() -> tuple[int, int]:
-    """The descriptors of a pair of sockets for two exchanges, on which descriptors can travel."""
+def socket_pair() -> tuple[int, int] | tuple[None, None]:
+    """A pair of sockets for two exchanges, on which descriptors travel; None where none do."""
+    if not CAN_LEND:
+        return None, None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return ours.detach(), theirs.detach()
 
@@ -384,22 +442,31 @@ class Exchange:
     """What this process has lent to one other, and borrowed from it.
 
     Args:
-        fd: this end of a `socket_pair`; closed by `close`.
+        fd: this end of a `socket_pair`; closed by `close`. None: everything goes inline.
         lender: of this process.
+        wake: called, possibly from finalizers, when there is news that should not wait.
     """
 
-    def __init__(self, fd: int, lender: Lender) -> None:
+    def __init__(
+        self, fd: int | None, lender: Lender, wake: Callable[[], None] | None = None
+    ) -> None:
         self.lender = lender
-        self._socket = socket.socket(fileno=fd)
+        self._wake = wake
+        #: Whether anything was lent or borrowed since this was last set to False.
+        self.used = False
+        self._socket = None if fd is None else socket.socket(fileno=fd)
         #: Numbers of our arenas that were sent over.
         self._known: set[int] = set()
         #: How many of those that are gone have been looked at.
         self._gone = 0
-        #: The blocks that the other process has, by lease.
-        self._lent: dict[int, Block] = {}
+        #: The slots that the other process has, by lease.
+        self._lent: dict[int, Slot] = {}
         self._next_lease = 1
-        #: The leases that have ended here.
+        #: The leases that have ended here, and how much memory that is.
         self._ended: deque[int] = deque()
+        self._ended_bytes = 0
+        #: Whether the other side shall let go of memory that nobody uses.
+        self._trims = False
         #: Their arenas, by number.
         self._arenas: dict[int, _Mapped] = {}
         #: What is in use here, by lease: where it is mapped, and whether others see what we write.
@@ -408,44 +475,42 @@ class Exchange:
         self._tainted: set[int] = set()
         _exchanges.add(self)
 
-    def fileno(self) -> int:
-        """The descriptor of the socket; -1 once closed."""
-        return self._socket.fileno()
+    def fds(self) -> list[int]:
+        """The descriptor of the socket, if there is one; a forked child must close it."""
+        return [] if self._socket is None else [self._socket.fileno()]
 
     def close(self) -> None:
         """The other process is gone, or of no interest any more; what is borrowed stays usable."""
-        for block in list(self._lent.values()):
-            block.taint()
+        for slot in list(self._lent.values()):
+            slot.taint()
         self._lent.clear()
         self._forget_ended()
         # Without the descriptors a later fork could not do this; what was written is not copied.
         self.isolate()
         self._borrowed.clear()
         self._arenas.clear()
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
 
     # -- lending ----------------------------------------------------------------------------
 
     def lend(self, parcel: Parcel) -> bytes:
-        """Lend the parcel's blocks and return what its row carries."""
-        parcel.retake()
+        """Lend the parcel's slots and return what its row carries."""
         for arena in parcel.arenas():
             if arena.number not in self._known and not self._announce(arena):
                 return parcel.inline()
+        self.used = True
         first = self._next_lease
-        self._next_lease += len(parcel.blocks)
-        parcel.lent = self, first
-        for lease, block in enumerate(parcel.blocks, first):
-            if block is not None:
-                self._lent[lease] = block
+        self._next_lease += len(parcel.slots)
+        for lease, slot in enumerate(parcel.slots, first):
+            if slot is not None:
+                self._lent[lease] = slot
         return parcel.packed(first)
-
-    def end(self, lease: int) -> None:
-        """The borrower does not have it any more."""
-        self._lent.pop(lease, None)
 
     def _announce(self, arena: Arena) -> bool:
         assert isinstance(arena, SharedArena)
+        if self._socket is None:
+            return False
         message = _ANNOUNCEMENT.pack(arena.number, arena.size)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [arena.fd]))
         flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -462,7 +527,7 @@ class Exchange:
         """Map what the other process has sent over."""
         room = socket.CMSG_SPACE(struct.calcsize("i"))
         flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-        while True:
+        while self._socket is not None:
             try:
                 message, rights, _, _ = self._socket.recvmsg(_ANNOUNCEMENT.size, room, flags)
             except BlockingIOError:
@@ -472,20 +537,18 @@ class Exchange:
             number, size = _ANNOUNCEMENT.unpack(message)
             for _, _, data in rights:  # none, if this process has no descriptor left
                 [fd] = array.array("i", data)
-                self._arenas[number] = _Mapped(fd, size)
+                with contextlib.suppress(OSError):  # no address space left
+                    self._arenas[number] = _Mapped(fd, size)
 
     def borrow(self, payload: Buffer) -> Borrowed:
-        """What the payload of a row refers to.
-
-        Raises:
-            OSError: the memory cannot be mapped here.
-        """
+        """What the payload of a row refers to; where it cannot be mapped, loading it raises."""
+        self.used = True
         payload = memoryview(payload)
-        first, count = _HEAD.unpack_from(payload)
+        _, count, first = _HEAD.unpack_from(payload)
         start = _HEAD.size + count * _PART.size
         inline = payload[start:]
         entries = list(_PART.iter_unpack(payload[_HEAD.size : start]))
-        parts: list[Buffer] = []
+        parts: list[Buffer | _Common] = []
         try:
             for lease, (number, mode, offset, length) in enumerate(entries, first):
                 if number:
@@ -494,36 +557,53 @@ class Exchange:
                     part = inline[offset : offset + length]
                     # Of several tasks in one message each gets memory of its own, to write to.
                     parts.append(bytearray(part) if parts else part)
-        except BaseException:
-            for lease, (number, *_) in enumerate(entries[len(parts) :], first + len(parts)):
-                if number:
-                    self._ended.append(lease)
-            raise
+        except OSError as error:
+            self._ended.extend(range(first + len(parts), first + count))
+            return Borrowed([], error)
         return Borrowed(parts)
 
-    def _part(self, lease: int, number: int, mode: int, offset: int, length: int) -> memoryview:
+    def refuse(self, payload: Buffer) -> None:
+        """Give back what the payload of a row refers to, without a look at it."""
+        _, count, first = _HEAD.unpack_from(payload)
+        self._ended.extend(range(first, first + count))
+
+    def _part(
+        self, lease: int, number: int, mode: int, offset: int, length: int
+    ) -> memoryview | _Common:
         arena = self._arenas.get(number)
         if arena is None:
             self.take_arenas()
             arena = self._arenas.get(number)
         if arena is None:
             raise OSError(
-                "the shared memory of this data could not be received: most likely the limit of "
-                "open files (ulimit -n) is reached"
+                "the shared memory of this data could not be mapped here: most likely the limit "
+                "of open files (ulimit -n) or of memory (ulimit -v) is reached"
             )
         self._borrowed[lease] = arena, offset, length, mode != _SHARED
         if mode == _SHARED:
-            return arena.private(offset, length, lease, self._ended.append)
-        return arena.whole(lease, self._ended.append)[offset : offset + length]
+            return _Common(arena, offset, length, _Tenure(lease, self._end))
+        return arena.whole(lease, self._end)[offset : offset + length]
+
+    def _end(self, lease: int) -> None:
+        """The last view is gone; called by finalizers."""
+        self._ended.append(lease)
+        borrowed = self._borrowed.get(lease)
+        if borrowed is not None:
+            self._ended_bytes += borrowed[2]
+            if self._ended_bytes > REPORT and self._wake is not None:
+                self._wake()
 
     # -- news -------------------------------------------------------------------------------
 
     def news(self) -> bytes:
         """What the other process has to hear; empty if nothing."""
         gone = self.lender.gone
-        if not self._ended and len(gone) == self._gone:
+        if not self._ended and len(gone) == self._gone and not self._trims:
             return b""
         codes = self._forget_ended()
+        if self._trims:
+            self._trims = False
+            codes.append(_TRIM)
         for number in gone[self._gone :]:
             self._gone += 1
             if number in self._known:
@@ -533,6 +613,7 @@ class Exchange:
 
     def _forget_ended(self) -> array.array[int]:
         codes = array.array("Q")
+        self._ended_bytes = 0
         for _ in range(len(self._ended)):
             lease = self._ended.popleft()
             self._borrowed.pop(lease, None)
@@ -542,18 +623,29 @@ class Exchange:
             codes.append(lease)
         return codes
 
+    def is_urgent(self) -> bool:
+        """Whether there is news that should not wait for the next message."""
+        return self._ended_bytes > REPORT
+
+    def ask_to_trim(self) -> None:
+        """Have the other side let go of memory that nobody uses."""
+        self._trims = True
+
     def heard(self, news: Buffer) -> None:
         """Take in what the other process has said."""
         codes = array.array("Q")
         codes.frombytes(news)
         for code in codes:
+            if code == _TRIM:
+                self.lender.trim()
+                continue
             if code & _GONE:
                 self.take_arenas()
                 self._arenas.pop(code & ~_GONE, None)
                 continue
-            block = self._lent.pop(code & ~_TAINTED, None)
-            if block is not None and code & _TAINTED:
-                block.taint()
+            slot = self._lent.pop(code & ~_TAINTED, None)
+            if slot is not None and code & _TAINTED:
+                slot.taint()
 
     # -- forks ------------------------------------------------------------------------------
 

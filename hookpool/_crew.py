@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from multiprocessing.process import BaseProcess
 
+    from hookpool._buffers import Exchange
     from hookpool._channel import Channel
     from hookpool._definitions import Definition
     from hookpool._events import Span
@@ -33,14 +34,18 @@ class Worker:
     """See the module."""
 
     __slots__ = (
-        "channel", "death", "definitions", "number", "pidfd", "process", "reading", "retired",
-        "spin", "unfit",
+        "channel", "death", "definitions", "exchange", "number", "pidfd", "process", "reading",
+        "retired", "spin", "unfit",
     )  # fmt: skip
 
-    def __init__(self, number: int, process: BaseProcess, channel: Channel) -> None:
+    def __init__(
+        self, number: int, process: BaseProcess, channel: Channel, exchange: Exchange
+    ) -> None:
         self.number = number
         self.process = process
         self.channel = channel
+        #: What it has been lent, and what is borrowed from it.
+        self.exchange = exchange
         #: Readable once the process has ended. A pidfd where there is one: the sentinel is a pipe,
         #: and a child that a task forked would keep it open beyond the worker's death.
         self.pidfd = _open_pidfd(process.pid)
@@ -58,11 +63,13 @@ class Worker:
 
     def fds(self) -> list[int]:
         """The descriptors that a forked child of the owner must close."""
-        return self.channel.fds() + ([] if self.pidfd is None else [self.pidfd])
+        pidfd = [] if self.pidfd is None else [self.pidfd]
+        return self.channel.fds() + self.exchange.fds() + pidfd
 
     def close(self) -> None:
         """Give up all descriptors."""
         self.channel.close()
+        self.exchange.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
 
@@ -78,6 +85,9 @@ class Worker:
             if stop - start == 1 and self._send_plain(table[start], start):
                 return
         buffers: list[Buffer] = []
+        news = self.exchange.news()
+        if news:
+            buffers += _wire.frame(Kind.NEWS, 0, news)
         count = 0
         for start, end, _ in spans:
             count += end - start
@@ -91,10 +101,16 @@ class Worker:
                     self._define((definition,), buffers)
                 if head.needs:
                     self._define(head.needs, buffers)
-                buffers += run_frame(table, start, stop)
+                buffers += run_frame(table, start, stop, self.exchange)
                 start = stop
         self.channel.add_claims(count)
         self.channel.send(buffers)
+
+    def pass_news(self) -> None:
+        """Tell it what has become of the memory that it has lent, and was lent."""
+        news = self.exchange.news()
+        if news:
+            self.channel.send(_wire.frame(Kind.NEWS, 0, news))
 
     def _send_plain(self, work: Work, number: int) -> bool:
         """Send a plain call of a function that the worker has: the commonest, by a short way."""

@@ -22,6 +22,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from hookpool import _classes, _rebuild
+from hookpool._buffers import Lender, Parcel, loads
 from hookpool._functions import ATOMS, snapshot
 from hookpool._importable import function_home, is_importable
 from hookpool._rebuild import loading
@@ -40,6 +41,8 @@ KEPT = 4096
 
 # Of arguments up to so many it is worth a look whether they need a hook at all.
 _SHORT = 8
+# And strings up to so many characters are not large, whatever the threshold is.
+_LONG = 1000
 
 _ABSENT = object()
 
@@ -83,8 +86,9 @@ class Packet:
     __slots__ = ("data", "needs", "notes")
 
     def __init__(
-        self, data: bytes, needs: tuple[Definition, ...] = (), notes: _Notes | None = None
+        self, data: Any, needs: tuple[Definition, ...] = (), notes: _Notes | None = None
     ) -> None:
+        #: Bytes, or a parcel if it is large.
         self.data = data
         self.needs = needs
         self.notes = notes  # for the ledger that made it
@@ -130,9 +134,14 @@ class _Entry(NamedTuple):
 
 
 class Ledger:
-    """The owner's record of what it has numbered."""
+    """The owner's record of what it has numbered.
 
-    def __init__(self) -> None:
+    Args:
+        lender: where large data go; definitions are not.
+    """
+
+    def __init__(self, lender: Lender | None = None) -> None:
+        self._lender = lender or Lender(0)
         #: Numbers that mean nothing any more; only ever appended to, by finalizers.
         self.forgotten: deque[int] = deque()
         self._numbers = itertools.count(1)
@@ -210,18 +219,23 @@ class Ledger:
         """
         if type(obj) is tuple and len(obj) <= _SHORT:
             for one in obj:
-                if type(one) not in ATOMS:
+                kind = type(one)
+                if kind not in ATOMS or ((kind is bytes or kind is str) and len(one) > _LONG):
                     break
             else:  # of no concern to any hook or table: the C pickler does not ask for these
                 return Packet(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
-        packet = self._written(_LedgerPickler, obj, parts)
+        packet = self._written(_LedgerPickler, obj, parts, self._lender)
         if packet.notes is not None and packet.notes.captures:
             with self._lock:
                 self._latest.update(packet.notes.captures)
         return packet
 
     def _written(
-        self, kind: type[_LedgerPickler], obj: Any, parts: Mapping[str, Any] | None
+        self,
+        kind: type[_LedgerPickler],
+        obj: Any,
+        parts: Mapping[str, Any] | None,
+        lender: Lender | None = None,
     ) -> Packet:
         check_registrations()
         try:
@@ -230,7 +244,7 @@ class Ledger:
             pickler = kind()
         pickler.ledger = self
         try:
-            data = pickler.pickled(obj)
+            data = pickler.pickled(obj) if lender is None else pickler.gathered(obj, lender)
         except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
             raise_explained(error, parts or {"object": obj})
         notes, pickler.notes, pickler.ledger = pickler.notes, None, None
@@ -403,7 +417,8 @@ class _ClassPickler(_LedgerPickler):
 class Shelf:
     """A worker's definitions, by number.  They are loaded when they are first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, lender: Lender | None = None) -> None:
+        self._lender = lender or Lender(0)
         self._data: dict[int, bytes] = {}
         self._objects: dict[int, Any] = {}
         #: The owner's classes that each definition brought, and how many brought each, by its id.
@@ -433,9 +448,10 @@ class Shelf:
         """Load the data of a packet."""
         return self._loads(data, self._newest)
 
-    def dump(self, obj: Any) -> bytes:
+    def dump(self, obj: Any) -> bytes | Parcel:
         """Pickle a result; the owner's classes go back by their tokens."""
-        if type(obj) in ATOMS:
+        kind = type(obj)
+        if kind in ATOMS and not ((kind is bytes or kind is str) and len(obj) > _LONG):
             return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
         check_registrations()
         try:
@@ -444,7 +460,7 @@ class Shelf:
             pickler = _ShelfPickler()
         pickler.shelf = self
         try:
-            data: bytes = pickler.pickled(obj)
+            data: bytes | Parcel = pickler.gathered(obj, self._lender)
         except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
             raise_explained(error, {"result": obj})
         pickler.shelf = None
@@ -473,7 +489,7 @@ class Shelf:
         outer, require = loading.number, loading.require
         loading.number, loading.require = number, self._require
         try:
-            return pickle.loads(data)
+            return loads(data)
         finally:
             loading.number, loading.require = outer, require
 

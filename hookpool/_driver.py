@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING
 
 from hookpool import _events, _scheduler, _wire, _worker, errors
 from hookpool._alarm import Alarm
+from hookpool._buffers import Exchange, is_borrowed, socket_pair
 from hookpool._channel import CLAIMS, Channel
 from hookpool._crew import Worker
 from hookpool._events import Why
@@ -54,8 +55,10 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
+    from hookpool._buffers import Lender
     from hookpool._definitions import Ledger
     from hookpool._task import Arrival, Work
+    from hookpool._wire import ResultRow
 
 # How long a thread that waits for a result reads in place of the driver's thread, in seconds.
 # Longer saves the detour, some 50 us, for longer tasks, where it does not matter; shorter bounds
@@ -64,6 +67,9 @@ HELP_SECONDS = 0.02
 # How long terminated workers may take to end before they are killed, in seconds. SIGTERM is final
 # in an ordinary worker; only one whose task handles the signal, or is stopped, needs the rest.
 KILL_AFTER = 2.0
+# How long shared memory is kept that nobody uses, in seconds: at least so long, at most twice. The
+# first use of new memory costs some five times what its next one costs.
+TRIM_SECONDS = 2.0
 # How long a look at the processes waits for those being started, in seconds: a start that takes
 # longer (an overloaded machine) is then not in the list.
 START_WAIT = 10.0
@@ -114,8 +120,10 @@ class Driver:
         context: BaseContext,
         start: _worker.Start,
         ledger: Ledger,
+        lender: Lender,
     ) -> None:
         self._context = context
+        self._lender = lender
         self._start = start
         self._ledger = ledger
         self._scheduler = _scheduler.Scheduler(config._replace(claims=config.claims and CLAIMS))
@@ -150,6 +158,8 @@ class Driver:
         self._arriving: Arrival | None = None
         #: When the scheduler wants to be woken, by `time.monotonic`.
         self._wake_at: float | None = None
+        #: When memory that has not been used is let go.
+        self._trim_at: float | None = None
         #: When what is left of the workers is killed.
         self._kill_at: float | None = None
         #: Workers whose channels wait for the kernel.
@@ -464,6 +474,8 @@ class Driver:
         worker.send(self._tasks, spans)
         if worker.channel.backed_up:
             self._backed_up.add(worker)
+        if worker.exchange.used:
+            self._note_large()
 
     def _retire(self, number: int) -> None:
         worker = self._workers.get(number)
@@ -515,6 +527,7 @@ class Driver:
             assert self._poller is not None
             self._poller.close()
             self._alarm = None
+        self._lender.close()
 
     def after_fork(self) -> None:
         """In a forked child: close what was inherited.  Nothing of the parent's is touched."""
@@ -590,11 +603,13 @@ class Driver:
             else:
                 self._receive(worker)
         self._settle()
+        self._pass_news()
         self._watch_outboxes()
         self._ring()
 
     def _patience(self) -> float | None:
-        moments = [when for when in (self._wake_at, self._kill_at) if when is not None]
+        times = (self._wake_at, self._kill_at, self._trim_at)
+        moments = [when for when in times if when is not None]
         if self._inbox or self._chores or self._arrived:
             return 0.0
         return max(0.0, min(moments) - monotonic()) if moments else None
@@ -610,6 +625,44 @@ class Driver:
             self._kill_at = None
             for worker in list(self._workers.values()):
                 _kill(worker.process)
+
+        if self._trim_at is not None and now >= self._trim_at:
+            self._trim(now)
+
+    # -- shared memory ----------------------------------------------------------------------
+
+    def _note_large(self) -> None:
+        """Something large is on its way: memory for it is kept for a while."""
+        if self._trim_at is None:
+            self._trim_at = monotonic() + TRIM_SECONDS
+            self._wake()
+
+    def _pass_news(self) -> None:
+        """Tell workers at once what has become of their memory, where that is much."""
+        for worker in list(self._workers.values()):
+            if worker.exchange.is_urgent():
+                with self._lock, self._transition:
+                    self._pass_news_to(worker)
+
+    def _pass_news_to(self, worker: Worker) -> None:
+        worker.pass_news()
+        if worker.channel.backed_up:
+            self._backed_up.add(worker)
+
+    def _trim(self, now: float) -> None:
+        """Let memory go that has not been used for a while, here and in the workers."""
+        workers = list(self._workers.values())
+        if any(worker.exchange.used for worker in workers):
+            self._trim_at = now + TRIM_SECONDS
+            for worker in workers:
+                worker.exchange.used = False
+            return
+        self._trim_at = None
+        self._lender.trim()
+        for worker in workers:
+            worker.exchange.ask_to_trim()
+            with self._lock, self._transition:
+                self._pass_news_to(worker)
 
     def _read_inbox(self) -> None:
         while self._inbox:
@@ -662,6 +715,8 @@ class Driver:
         work = self._tasks.get(own)
         if number != own or type(work) is not Task or work.future.has_callbacks():
             return False  # the driver's thread does it: user code may wait for a very long time
+        if payload is None:
+            row = self._borrowed(row, worker)
         try:
             with self._lock:
                 try:
@@ -700,10 +755,14 @@ class Driver:
             self._results(worker, arrival, range(first, first + count), ((count, micros),))
             return
         if kind == _RESULTS:
-            rows = list(_wire.result_rows(frame))
+            rows = [self._borrowed(row, worker) for row in _wire.result_rows(frame)]
             tasks = [row.task for row in rows]
             runs = tuple([(1, row.micros) for row in rows])
             self._results(worker, Rows(rows), tasks, runs)
+            return
+        if kind == Kind.NEWS:
+            with self._lock, self._transition:
+                worker.exchange.heard(frame.body)
             return
         now = monotonic()
         match kind:
@@ -745,6 +804,16 @@ class Driver:
                     self._arrived.append(self._arriving)  # twice is no harm
                 self._interrupt()
                 raise
+
+    def _borrowed(self, row: ResultRow, worker: Worker) -> ResultRow:
+        """The result with what was lent for it, which is given back when nobody has it any more.
+
+        Once only for each: also where nobody waits for the result.
+        """
+        if not is_borrowed(row.payload):
+            return row
+        self._note_large()
+        return row._replace(payload=worker.exchange.borrow(row.payload))  # type: ignore[arg-type]
 
     def _settle(self) -> None:
         """Give the results that have arrived to those who wait for them."""
@@ -803,11 +872,15 @@ class Driver:
             self._note_start_failed(number)
             return
         channel = Channel()
+        rights, worker_rights = socket_pair()
+        exchange = Exchange(rights, self._lender, self._wake)
         try:
             process = self._context.Process(  # type: ignore[attr-defined]
                 target=_worker.main,
                 args=(
-                    _worker.Link(channel.worker_in, channel.worker_out, channel.claims),
+                    _worker.Link(
+                        channel.worker_in, channel.worker_out, channel.claims, worker_rights
+                    ),
                     self._start,
                 ),
                 name=f"HookPoolWorker-{number}",
@@ -815,11 +888,15 @@ class Driver:
             process.start()
         except Exception as error:  # noqa: BLE001 - no processes left, unpicklable initializer
             channel.close()
+            exchange.close()
             self._start_error = error
             self._note_start_failed(number)
             return
+        finally:
+            if worker_rights is not None:
+                os.close(worker_rights)
         channel.hand_over()
-        worker = Worker(number, process, channel)
+        worker = Worker(number, process, channel, exchange)
         self._poller.watch(channel.inn, worker)
         self._poller.watch(worker.death, worker)
         self._note_start(worker)

@@ -14,12 +14,14 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from hookpool import _wire, _worker, errors
+from hookpool._buffers import Parcel, loads
 from hookpool._future import RebuildInterrupted, settle, settle_one
 from hookpool._wire import Form, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hookpool._buffers import Exchange
     from hookpool._definitions import Definition
     from hookpool._future import HookFuture
     from hookpool._wire import Buffer, ResultRow
@@ -83,8 +85,8 @@ class Block:
     """Neighbouring calls of one map: the tasks from `first` on, the items from `index` on."""
 
     __slots__ = (
-        "consumer", "definition", "first", "form", "function", "group", "index", "needs",
-        "payloads",
+        "consumer", "definition", "first", "form", "function", "group", "index", "is_large",
+        "needs", "payloads",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +109,8 @@ class Block:
         self.form = form
         #: One pickle for each call; or its arguments themselves where all are plain.
         self.payloads = payloads
+        #: Whether parcels are among them, which are dropped as soon as they have served.
+        self.is_large = Parcel in map(type, payloads)
         self.needs = needs
         self.group = group
 
@@ -119,15 +123,23 @@ class Block:
 
     def set_values(self, number: int, values: list[Any]) -> None:
         """The calls from this one on returned these."""
+        if self.is_large:
+            self._drop(number, len(values))
         self.consumer.take_values(self.index + number - self.first, values)
 
     def set_exception(self, number: int, error: BaseException) -> None:
         """The call failed."""
+        self._drop(number, 1)
         self.consumer.take_error(self.index + number - self.first, error)
 
     def set_cancelled(self, number: int) -> None:
         """The call will never run."""
+        self._drop(number, 1)
         self.consumer.take_error(self.index + number - self.first, CancelledError())
+
+    def _drop(self, number: int, count: int) -> None:
+        at = number - self.first
+        self.payloads[at : at + count] = [None] * count
 
 
 Work: TypeAlias = "Task | Block"
@@ -168,7 +180,9 @@ def end_of_run(table: Mapping[int, Work], start: int, stop: int) -> int:
     return number
 
 
-def run_frame(table: Mapping[int, Work], start: int, stop: int) -> list[Buffer]:
+def run_frame(
+    table: Mapping[int, Work], start: int, stop: int, exchange: Exchange
+) -> list[Buffer]:
     """The frame that brings a worker the run of tasks from `start` to `stop`.
 
     Plain arguments are pickled here and not before, all in one: that runs no code, takes no longer
@@ -185,6 +199,9 @@ def run_frame(table: Mapping[int, Work], start: int, stop: int) -> list[Buffer]:
     if head.form is _PLAIN:
         data = pickle.dumps(payloads, _PROTOCOL)
         return _wire.plain_frame(start, stop - start, function, data)
+    for at, payload in enumerate(payloads):
+        if type(payload) is Parcel:
+            payloads[at] = exchange.lend(payload)
     return _wire.run_frame(start, function, head.form, payloads)
 
 
@@ -266,7 +283,7 @@ def resolve(work: Work, row: ResultRow) -> None:
         return
     try:
         if row.status == Status.VALUE:
-            value = pickle.loads(row.payload)
+            value = loads(row.payload)
         else:
             error, text = _worker.read_error(row.payload)
     except BaseException as why:  # noqa: BLE001 - whatever a user's __setstate__ raises
@@ -286,7 +303,7 @@ def resolve_here(work: Work, row: ResultRow) -> None:
     """
     if row.status == Status.VALUE:
         try:
-            value = pickle.loads(row.payload)
+            value = loads(row.payload)
         except Exception:  # noqa: BLE001 - whatever a user's __setstate__ raises
             resolve(work, row)
         except BaseException as error:  # noqa: BLE001 - the result's, or an interrupt

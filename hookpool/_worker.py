@@ -35,6 +35,7 @@ from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 from hookpool import _rebuild, _wire, reduction
+from hookpool._buffers import THRESHOLD, Exchange, Lender, Parcel, is_borrowed, loads
 from hookpool._definitions import Shelf
 from hookpool._lifeline import die_with_parent
 from hookpool._plain import FIXED, is_plain
@@ -43,7 +44,7 @@ from hookpool._wire import Form, Kind, ResultRow, Status
 from hookpool.errors import CannotPickle, CannotUnpickle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 # The longest that the result of a finished task waits for company (DESIGN: "by the millisecond").
 FLUSH_SECONDS = 0.001
@@ -68,14 +69,16 @@ depth = 0
 class Link:
     """The worker's ends of its channel and of its claims; travels as an argument of `Process`."""
 
-    __slots__ = ("claims", "inn", "out")
+    __slots__ = ("claims", "inn", "out", "rights")
 
-    def __init__(self, inn: int, out: int, claims: int | None) -> None:
+    def __init__(self, inn: int, out: int, claims: int | None, rights: int | None = None) -> None:
         #: Where tasks come from, and where results go.
         self.inn = inn
         self.out = out
         #: An eventfd that counts the tasks sent and not yet claimed; None where there is none.
         self.claims = claims
+        #: A socket on which descriptors of shared memory travel; None where there are none.
+        self.rights = rights
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only while a process is started: DupFd asks the start method how descriptors travel.
@@ -83,13 +86,14 @@ class Link:
 
         return _link, tuple(None if fd is None else DupFd(fd) for fd in self.ends())
 
-    def ends(self) -> tuple[int, int, int | None]:
+    def ends(self) -> tuple[int, int, int | None, int | None]:
         """The descriptors."""
-        return self.inn, self.out, self.claims
+        return self.inn, self.out, self.claims, self.rights
 
 
-def _link(inn: Any, out: Any, claims: Any) -> Link:
-    return Link(inn.detach(), out.detach(), None if claims is None else claims.detach())
+def _link(inn: Any, out: Any, *others: Any) -> Link:
+    claims, rights = (None if fd is None else fd.detach() for fd in others)
+    return Link(inn.detach(), out.detach(), claims, rights)
 
 
 class Start:
@@ -106,6 +110,7 @@ class Start:
         environ: Mapping[str, str],
         threads: int | None,
         depth: int,
+        lending: tuple[int | None, int] = (None, THRESHOLD),
     ) -> None:
         self.initializer = initializer
         self.initargs = initargs
@@ -114,11 +119,13 @@ class Start:
         #: How many threads numeric libraries may use; their own variables win.  None: any number.
         self.threads = threads
         self.depth = depth
+        #: The most shared memory to hold, and from which size data go there.
+        self.lending = lending
         self._packed: bytes | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         packed = reduction.worker_dumps((self.initializer, self.initargs))
-        return _start, (packed, dict(self.environ), self.threads, self.depth)
+        return _start, (packed, dict(self.environ), self.threads, self.depth, self.lending)
 
     def prepare(self) -> None:
         """Set the process up and run the initializer; raises what it raises."""
@@ -134,8 +141,8 @@ class Start:
             self.initializer(*self.initargs)
 
 
-def _start(packed: bytes, environ: dict[str, str], threads: int | None, depth: int) -> Start:
-    start = Start(None, (), environ, threads, depth)
+def _start(packed: bytes, *rest: Any) -> Start:
+    start = Start(None, (), *rest)
     start._packed = packed
     return start
 
@@ -153,7 +160,7 @@ def main(link: Link, start: Start) -> None:
     signal.signal(signal.SIGINT, _do_nothing)
     _note_forks()
     _rebuild.enter_worker()
-    worker = _Worker(link)
+    worker = _Worker(link, Lender(*start.lending))
     try:
         if worker.prepare(start):
             del start
@@ -219,11 +226,14 @@ _PLAIN = int(Form.PLAIN)
 
 
 class _Worker:
-    def __init__(self, link: Link) -> None:
-        self._inn, self._out, self._claims = link.ends()
+    def __init__(self, link: Link, lender: Lender) -> None:
+        self._inn, self._out, self._claims, rights = link.ends()
         self._decoder = _wire.Decoder()
         self._spin = Spin(self._inn)
-        self._shelf = Shelf()
+        #: What is borrowed from the owner, and lent to it.
+        self._exchange = Exchange(rights, lender)
+        self._shelf = Shelf(lender)
+        lender.shortage = self._catch_up
         #: Runs received and not begun yet, in order.
         self._queue: deque[_wire.Run] = deque()
         #: Whether the owner said that nothing comes any more.
@@ -249,6 +259,7 @@ class _Worker:
         for fd in (self._inn, self._out, self._claims):
             if fd is not None:
                 os.close(fd)
+        self._exchange.close()
 
     def prepare(self, start: Start) -> bool:
         """Run the initializer and report; False when it raised."""
@@ -281,6 +292,11 @@ class _Worker:
             self._take_in(frame)
         return size > 0
 
+    def _catch_up(self) -> None:
+        """Take in what is there, in the middle of a task: the owner may have given memory back."""
+        while self._spin.sleep(0) and self._receive():
+            pass
+
     def _take_in(self, frame: _wire.Frame) -> None:
         match frame.kind:
             case Kind.TASKS:
@@ -290,6 +306,9 @@ class _Worker:
                 self._shelf.define(frame.number, data)
             case Kind.FORGET:
                 self._shelf.forget(frame.number)
+            case Kind.NEWS:
+                with self._lock:
+                    self._exchange.heard(frame.body)
             case Kind.EXIT:
                 self._exiting = True
 
@@ -311,6 +330,7 @@ class _Worker:
             run = run._replace(payloads=run.payloads * run.tasks)
         for at in range(run.tasks):
             if not self._claim():
+                self._refuse(run.payloads[at:])
                 self._drop(run.tasks - at)
                 return
             began = perf_counter()
@@ -384,10 +404,17 @@ class _Worker:
         # All that is here was taken back, for a claim is won from the tail: had the owner won
         # only some, those before them would still have theirs.
         dropped = here + sum(run.tasks for run in self._queue)
+        for run in self._queue:
+            self._refuse(run.payloads)
         self._queue.clear()
         self._end_values()
         self._flush()
         self._write(_wire.frame(Kind.DROPPED, dropped))
+
+    def _refuse(self, payloads: Sequence[_wire.Buffer]) -> None:
+        for payload in payloads:
+            if is_borrowed(payload):
+                self._exchange.refuse(payload)
 
     def _claim(self) -> bool:
         if self._claims is None:
@@ -413,20 +440,30 @@ class _Worker:
         return self._dump(value)
 
     def _load(self, run: _wire.Run, at: int) -> tuple[Any, Any, Any]:
+        payload: Any = run.payloads[at]
+        if is_borrowed(payload):
+            payload = self._exchange.borrow(payload)
         if run.form == Form.CALL:
-            function, args, kwargs = self._shelf.load(run.payloads[at])
+            function, args, kwargs = self._shelf.load(payload)
             return function, args, kwargs
         function = self._shelf.function(run.function)
         if run.form == Form.ARGS:
-            return function, self._shelf.load(run.payloads[at]), {}
-        args, kwargs = self._shelf.load(run.payloads[at])
+            return function, self._shelf.load(payload), {}
+        args, kwargs = self._shelf.load(payload)
         return function, args, kwargs
 
     def _dump(self, value: Any) -> tuple[Status, bytes]:
         try:
-            return Status.VALUE, self._shelf.dump(value)
+            return Status.VALUE, self._pickled(value)
         except BaseException as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
             return Status.UNSENDABLE, self._dump_error(error)
+
+    def _pickled(self, obj: Any) -> bytes:
+        data = self._shelf.dump(obj)
+        if not isinstance(data, Parcel):
+            return data
+        with self._lock:  # news of what has come back may be in the making
+            return self._exchange.lend(data)
 
     def _dump_error(self, error: BaseException) -> bytes:
         """The exception and its traceback as text; a stand-in for one that does not travel."""
@@ -436,13 +473,13 @@ class _Worker:
             inner = inner.tb_next
         text = "".join(traceback.format_exception(type(error), error, inner))
         try:
-            return self._shelf.dump((error.with_traceback(None), text))
+            return self._pickled((error.with_traceback(None), text))
         except BaseException as why:  # noqa: BLE001 - whatever a user's __reduce__ raises
             stand_in = CannotPickle(
                 f"the task raised {type(error).__name__}: {_text(error)}; the exception itself "
                 f"does not travel ({why}); see the traceback below for where it was raised"
             )
-            return self._shelf.dump((stand_in, text))
+            return self._pickled((stand_in, text))
 
     # -- sending ----------------------------------------------------------------------------
 
@@ -499,6 +536,9 @@ class _Worker:
     def _write_outgoing(self) -> None:
         assert self._lock.locked()
         buffers: list[_wire.Buffer] = []
+        news = self._exchange.news()
+        if news:
+            buffers += _wire.frame(Kind.NEWS, 0, news)
         if self._outgoing:
             pieces, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
             for are_values, group in groupby(pieces, _are_values):
@@ -567,7 +607,7 @@ def _text(error: BaseException) -> str:
 def read_error(data: _wire.Buffer) -> tuple[BaseException, str]:
     """The owner's side of `_dump_error`; raises `CannotUnpickle` when it cannot be rebuilt."""
     try:
-        error, text = reduction.loads(data)
+        error, text = loads(data)
     except Exception as why:  # whatever a user's __setstate__ raises
         raise CannotUnpickle(
             f"the task raised an exception that cannot be rebuilt here: {why}", may_have_run=True

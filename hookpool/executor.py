@@ -25,6 +25,7 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from hookpool import _driver, _events, _scheduler, _worker, errors
+from hookpool._buffers import THRESHOLD, Lender
 from hookpool._cpus import cpu_count
 from hookpool._definitions import Ledger
 from hookpool._driver import Driver
@@ -72,10 +73,15 @@ class HookPoolExecutor(Executor):
         inner_threads: how many threads numeric libraries (OpenMP, BLAS, ...) may start in a
             worker, unless the environment says so already.  By default the CPUs divided by
             `max_workers`, so that workers times threads fit; None leaves them alone.
+        shared_memory: the most bytes of shared memory for arguments, and as much for the results
+            of all workers together; what exceeds it goes through pipes. By default new memory may
+            be half of what is available at the time. 0: none at all.
+        large: from how many bytes on buffers and pickles are large and go into shared memory.
 
     Raises:
         ValueError: `max_workers` or `max_tasks_per_child` is not positive, or too large here, or
-            `max_tasks_per_child` is used with a context that forks.
+            `max_tasks_per_child` is used with a context that forks; `shared_memory` is negative or
+            `large` is not positive.
         TypeError: `initializer` cannot be called or `max_tasks_per_child` is not an integer.
         NestedTooDeep: this process is itself in a pool in a pool ... ten deep.
 
@@ -97,6 +103,8 @@ class HookPoolExecutor(Executor):
         idle_timeout: float | None = None,
         env: Mapping[str, str] | None = None,
         inner_threads: int | Literal["share"] | None = "share",
+        shared_memory: int | None = None,
+        large: int = THRESHOLD,
     ) -> None:
         workers = _checked_workers(max_workers)
         context = multiprocessing.get_context("hookpool") if mp_context is None else mp_context
@@ -104,6 +112,10 @@ class HookPoolExecutor(Executor):
         _check_tasks_per_child(max_tasks_per_child, forks)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        if shared_memory is not None and shared_memory < 0:
+            raise ValueError("shared_memory must be >= 0")
+        if large < 1:
+            raise ValueError("large must be >= 1")
         if on_worker_death not in ("replace", "break"):
             raise ValueError(f"on_worker_death must be 'replace' or 'break': {on_worker_death!r}")
         if _worker.depth >= _DEEPEST:
@@ -114,7 +126,9 @@ class HookPoolExecutor(Executor):
         threads = max(1, cpu_count() // workers) if inner_threads == "share" else inner_threads
         self._max_workers = workers
         self._mp_context = context
-        self._ledger = Ledger()
+        lender = Lender(shared_memory, large)
+        share = None if shared_memory is None else shared_memory // workers
+        self._ledger = Ledger(lender)
         self._driver = Driver(
             _scheduler.Config(
                 max_workers=workers,
@@ -124,8 +138,11 @@ class HookPoolExecutor(Executor):
                 all_at_once=forks,
             ),
             context,
-            _worker.Start(initializer, initargs, env or {}, threads, _worker.depth + 1),
+            _worker.Start(
+                initializer, initargs, env or {}, threads, _worker.depth + 1, (share, large)
+            ),
             self._ledger,
+            lender,
         )
         # Pending work completes when the executor is dropped, and then the workers end. The
         # driver must not know the executor, or it would never be dropped.

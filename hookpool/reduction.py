@@ -16,12 +16,14 @@ import _pickle
 import copyreg
 import pickle
 import re
+import sys
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from io import BytesIO
 from multiprocessing.reduction import ForkingPickler
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import IO, Any, ClassVar, NoReturn
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from hookpool import _classes, _objects, _rebuild, _rebuild_objects
 from hookpool._functions import ATOMS, reduce_cell, reduce_code, reduce_function
@@ -32,6 +34,9 @@ from hookpool._importable import (
     register_pickle_by_value,
     unregister_pickle_by_value,
 )
+
+if TYPE_CHECKING:
+    from hookpool._buffers import Lender, Parcel
 
 __all__ = [
     "HookPickler",
@@ -270,7 +275,7 @@ class ReusablePickler(HookPickler):
     signal handler finds the list without it; a fork or an interrupt at worst loses it.
     """
 
-    __slots__ = ("_chunks", "reducer_override")
+    __slots__ = ("_chunks", "_large", "reducer_override")
 
     #: Picklers that nobody uses; each subclass has a list of its own.
     spare: ClassVar[list[Any]] = []
@@ -278,7 +283,9 @@ class ReusablePickler(HookPickler):
 
     def __init__(self) -> None:
         self._chunks: list[Any] = []
-        _c_init(self, _Sink(self._chunks.append), _HIGHEST)
+        #: Buffers that are left out of the pickle, in order.
+        self._large = _Large()
+        _c_init(self, _Sink(self._chunks.append), _HIGHEST, True, partial(_stays, self._large))
         self.start()
         self.root = None
         self.reducer_override = _hook_of(self)
@@ -301,6 +308,32 @@ class ReusablePickler(HookPickler):
             chunks.clear()
         return data
 
+    def gathered(self, obj: Any, lender: Lender) -> bytes | Parcel:
+        """As `pickled`, but what is large is left to the lender.
+
+        The C pickler gives long `bytes` to its file as they are, so they are copied only once.
+        """
+        large, chunks = self._large, self._chunks
+        large.threshold = least = lender.least()
+        self.root = obj
+        try:
+            _c_dump(self, obj)
+        except BaseException:
+            self.retire()
+            raise
+        large.threshold = _NONE_IS_LARGE
+        if len(chunks) > 1:
+            # A long buffer that stays comes as it is, too, and has no length.
+            chunks[:] = [c.raw() if type(c) is pickle.PickleBuffer else c for c in chunks]
+        data: bytes | Parcel
+        if large.buffers or sum(map(len, chunks)) >= least:
+            data = lender.parcel(chunks, large.buffers)
+            large.buffers.clear()
+        else:
+            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        return data
+
     def release(self, size: int) -> None:
         """Drop every reference to what was pickled, in so many bytes, and be ready for more."""
         # Emptying a memo takes time, for as much as it ever held.
@@ -320,6 +353,28 @@ class ReusablePickler(HookPickler):
         del self.reducer_override
         if self._lent is not None:
             self._end_loan()
+
+
+class _Large:
+    """The buffers that are left out of a pickle, and from which size on."""
+
+    __slots__ = ("buffers", "threshold")
+
+    def __init__(self) -> None:
+        self.buffers: list[pickle.PickleBuffer] = []
+        self.threshold = _NONE_IS_LARGE
+
+
+_NONE_IS_LARGE = sys.maxsize
+
+
+def _stays(large: _Large, buffer: pickle.PickleBuffer) -> bool:
+    """Whether a buffer stays in the pickle; if not, it is noted."""
+    with memoryview(buffer) as view:
+        if view.nbytes < large.threshold or not view.contiguous:
+            return True
+    large.buffers.append(buffer)
+    return False
 
 
 # Bytes of a pickle after which a pickler is kept: the memo of a longer one may be large.

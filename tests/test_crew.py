@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from hookpool import _wire
+from hookpool._buffers import Exchange, Lender
 from hookpool._channel import Channel
 from hookpool._crew import Worker
 from hookpool._definitions import Ledger
@@ -24,7 +25,7 @@ class Ends:
     def __init__(self):
         self.channel = Channel()
         process = SimpleNamespace(pid=None, sentinel=-1)
-        self.worker = Worker(0, process, self.channel)
+        self.worker = Worker(0, process, self.channel, Exchange(None, Lender()))
         self.decoder = _wire.Decoder()
 
     def frames(self):

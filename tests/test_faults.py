@@ -133,7 +133,7 @@ def go_through_claimed(method, log, where, how):
 
 
 def go_through_half_sent_argument(method, log, where, how):
-    with HookPoolExecutor(1, context_of(method)) as pool:
+    with HookPoolExecutor(1, context_of(method), shared_memory=0) as pool:
         guilty = pool.submit(faults.task, GUILTY, log, where, how)
         large = pool.submit(len, bytes(LARGE))
         innocent = {n: pool.submit(faults.task, n, log) for n in range(3)}
@@ -151,7 +151,7 @@ def go_through_half_sent_result(method, log, where, how):
     gate = str(Path(log.path).with_name("gate"))
     os.mkfifo(gate)
     struck = threading.Event()
-    with HookPoolExecutor(1, context_of(method)) as pool:
+    with HookPoolExecutor(1, context_of(method), shared_memory=0) as pool:
         first = pool.submit(faults.wait_at, gate)
         guilty = pool.submit(faults.task, GUILTY, log, where, how)
         innocent = {n: pool.submit(faults.task, n, log) for n in range(3)}
@@ -402,7 +402,7 @@ def test_a_task_that_needs_more_memory_than_its_worker_has_fails_alone(size):
     def hoard():
         return [bytes(size) for _ in range(1000)]
 
-    with HookPoolExecutor(1, initializer=limit_memory) as pool:
+    with HookPoolExecutor(1, initializer=limit_memory, shared_memory=0) as pool:
         pid = pool.submit(os.getpid).result(timeout=PATIENCE)
         futures = [pool.submit(abs, -1), pool.submit(hoard), pool.submit(abs, -2)]
 
@@ -412,7 +412,7 @@ def test_a_task_that_needs_more_memory_than_its_worker_has_fails_alone(size):
 
 
 def test_an_argument_that_no_worker_has_room_for_fails_alone():
-    with HookPoolExecutor(1, initializer=limit_memory) as pool:
+    with HookPoolExecutor(1, initializer=limit_memory, shared_memory=0) as pool:
         before, large, after = pool.submit(abs, -1), pool.submit(len, bytes(4 * LARGE)), None
         after = pool.submit(abs, -2)
 
@@ -427,7 +427,7 @@ def test_an_argument_that_no_worker_has_room_for_fails_alone():
 RESULT_TOO_LARGE = """
 from hookpool import HookPoolExecutor
 from tests.test_faults import limit_memory
-with HookPoolExecutor(1) as pool:
+with HookPoolExecutor(1, shared_memory=0) as pool:
     assert pool.submit(abs, -1).result() == 1
     limit_memory()
     large, other = pool.submit(lambda: bytes(6 * (50 << 20))), pool.submit(abs, -2)

@@ -23,11 +23,11 @@ FLOORS = [
     ["_task", "managers"],
     ["_worker", "_launch", "_primitives"],  # 2
     ["_definitions"],
-    ["reduction", "_channel", "_forkserver", "_buffers"],  # 1
-    ["_functions"],
+    ["reduction", "_channel", "_forkserver"],  # 1
+    ["_functions", "_buffers"],
     ["_objects"],
     ["_classes", "_rebuild_objects", "_wire"],
-    ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_blocks"],  # 0
+    ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_slots"],  # 0
     ["_alarm", "_events", "_future", "_lifeline", "_plain", "_poller", "_rebound", "_cpus"],
     ["_memory", "_spin"],
 ]
@@ -46,7 +46,7 @@ BUILDING_BLOCKS = {
 PURE = {
     "_scheduler": BUILDING_BLOCKS,
     "_events": BUILDING_BLOCKS,
-    "_blocks": BUILDING_BLOCKS | {"contextlib"},
+    "_slots": BUILDING_BLOCKS | {"contextlib"},
 }
 
 #: What these modules integrate with; nothing else from outside the standard library, anywhere.

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from hookpool import _wire, _worker, reduction
+from hookpool._buffers import Lender
 from hookpool._channel import CLAIMS, Channel
 from hookpool._wire import Form, Kind, Status
 from tests.helpers import wait_until
@@ -27,7 +28,8 @@ class Owner:
                 os.dup(self.channel.worker_in),
                 os.dup(self.channel.worker_out),
                 os.dup(self.channel.claims),
-            )
+            ),
+            Lender(),
         )
         self.thread = threading.Thread(target=self.worker.run)
         self.frames = []

@@ -1,22 +1,22 @@
-"""Which block of which arena is free: the bookkeeping of shared memory, without the memory.
+"""Which slot of which arena is free: the bookkeeping of shared memory, without the memory.
 
-Owns arenas as numbers and sizes, and the blocks in them.  Pure: no I/O, no clock, no lock.  What
+Owns arenas as numbers and sizes, and the slots in them.  Pure: no I/O, no clock, no lock.  What
 memory an arena stands for is `_buffers`' business.
 
 Any thread may call anything, also from a finalizer or a signal handler in the middle of a call:
 each step that matters is one call of a C function (`deque.pop`, `deque.append`, `dict.pop`).  That
-is why blocks have fixed sizes, an arena's blocks all the same one, and are never split or merged;
-and why nothing counts references but Python itself.  Whoever refers to a `Block` holds it.
+is why slots have fixed sizes, an arena's slots all the same one, and are never split or merged;
+and why nothing counts references but Python itself.  Whoever refers to a `Slot` holds it.
 
 Invariants, asserted by `check()`:
 
-1. The offset of a block is never in `free` while the block exists.
-2. Each offset of an arena is in `free` at most once, is a multiple of the block size, and lies
+1. The offset of a slot is never in `free` while the slot exists.
+2. Each offset of an arena is in `free` at most once, is a multiple of the slot size, and lies
    inside of the arena.
-3. An arena that is retired is not in `arenas`, so no block of it is handed out any more.
-4. A tainted block never gets back into `free`, and its arena is retired.
+3. An arena that is retired is not in `arenas`, so no slot of it is handed out any more.
+4. A tainted slot never gets back into `free`, and its arena is retired.
 5. `held` is the size of all arenas that exist: those in `arenas`, and those retired of which a
-   block still exists.
+   slot still exists.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import contextlib
 import itertools
 from collections import deque
 
-#: The smallest page there is; an arena's blocks start on pages of the system.
+#: The smallest page there is; an arena's slots start on pages of the system.
 PAGE = 4096
 
-#: Steps per doubling of the size of blocks: more waste less of a block (an eighth at most), and
+#: Steps per doubling of the size of slots: more waste less of a slot (an eighth at most), and
 #: find a free one of their size less often.
 _STEPS = 8
-#: A free block up to so many times as large will do, rather than a new arena.
+#: A free slot up to so many times as large will do, rather than a new arena.
 _LARGER = 2
-#: A new arena has at least so many blocks, as far as they fit in `_FEW_BYTES`.
+#: A new arena has at least so many slots, as far as they fit in `_FEW_BYTES`.
 _FEW = 8
 _FEW_BYTES = 8 << 20
 #: And at least this part of what is held already: so 5 000 arrays need some 25 arenas, each of
@@ -41,56 +41,56 @@ _FEW_BYTES = 8 << 20
 _PART = 4
 
 
-def block_size(size: int, page: int = PAGE) -> int:
-    """The size of the blocks in which so many bytes are put."""
+def slot_size(size: int, page: int = PAGE) -> int:
+    """The size of the slots in which so many bytes are put."""
     size = max(size, 1)
     step = max(page, (1 << (size - 1).bit_length()) // (2 * _STEPS))
     return -(-size // step) * step
 
 
 class Arena:
-    """Some blocks of one size."""
+    """Some slots of one size."""
 
-    __slots__ = ("_closing", "_sizes", "block", "count", "free", "number", "retired")
+    __slots__ = ("_closing", "_sizes", "count", "free", "number", "retired", "slot")
 
-    def __init__(self, number: int, block: int, count: int, sizes: dict[int, int]) -> None:
+    def __init__(self, number: int, slot: int, count: int, sizes: dict[int, int]) -> None:
         self.number = number
-        #: The size of each block.
-        self.block = block
+        #: The size of each slot.
+        self.slot = slot
         self.count = count
-        #: The offsets of the blocks that nobody refers to.
-        self.free: deque[int] = deque(range(0, block * count, block))
-        #: Whether no more blocks are handed out, ever.
+        #: The offsets of the slots that nobody refers to.
+        self.free: deque[int] = deque(range(0, slot * count, slot))
+        #: Whether no more slots are handed out, ever.
         self.retired = False
-        #: Whether `Blocks.trim` is looking at it.
+        #: Whether `Slots.trim` is looking at it.
         self._closing = False
         self._sizes = sizes
         sizes[number] = self.size
 
     @property
     def size(self) -> int:
-        """The bytes in all blocks."""
-        return self.block * self.count
+        """The bytes in all slots."""
+        return self.slot * self.count
 
-    def take(self) -> Block | None:
-        """A free block, if there is one."""
+    def take(self) -> Slot | None:
+        """A free slot, if there is one."""
         try:
             offset = self.free.pop()
         except IndexError:
             return None
-        block = Block(self, offset)
-        # Looked at after the block is out: `trim` looks at them in the opposite order.
-        return None if self.retired or self._closing else block
+        slot = Slot(self, offset)
+        # Looked at after the slot is out: `trim` looks at them in the opposite order.
+        return None if self.retired or self._closing else slot
 
     def __del__(self) -> None:
         self._sizes.pop(self.number, None)
 
     def __repr__(self) -> str:
         state = "retired" if self.retired else f"{len(self.free)} free"
-        return f"<Arena {self.number}: {self.count} x {self.block}, {state}>"
+        return f"<Arena {self.number}: {self.count} x {self.slot}, {state}>"
 
 
-class Block:
+class Slot:
     """A part of an arena that is somebody's as long as there is a reference to this."""
 
     __slots__ = ("arena", "offset", "tainted")
@@ -110,15 +110,15 @@ class Block:
             self.arena.free.append(self.offset)
 
     def __repr__(self) -> str:
-        return f"<Block {self.arena.number}+{self.offset:#x}>"
+        return f"<Slot {self.arena.number}+{self.offset:#x}>"
 
 
-class Blocks:
+class Slots:
     """All arenas of a lender."""
 
     def __init__(self, page: int = PAGE) -> None:
         self._page = page
-        #: By block size, in the order in which they were made: the older ones are used first, so
+        #: By slot size, in the order in which they were made: the older ones are used first, so
         #: that the younger ones become free as a whole.
         self.arenas: dict[int, list[Arena]] = {}
         #: The sizes of all arenas that exist, by number; arenas take themselves out.
@@ -130,12 +130,12 @@ class Blocks:
         """The bytes in all arenas that exist."""
         return sum(list(self._sizes.values()))
 
-    def take(self, size: int) -> Block | None:
-        """A free block for so many bytes, if there is one."""
-        wanted = block_size(size, self._page)
-        for block in sorted(self.arenas):
-            if wanted <= block <= _LARGER * wanted:
-                for arena in tuple(self.arenas[block]):
+    def take(self, size: int) -> Slot | None:
+        """A free slot for so many bytes, if there is one."""
+        wanted = slot_size(size, self._page)
+        for slot in sorted(self.arenas):
+            if wanted <= slot <= _LARGER * wanted:
+                for arena in tuple(self.arenas[slot]):
                     found = arena.take()
                     if found is not None:
                         return found
@@ -144,15 +144,15 @@ class Blocks:
         return None
 
     def plan(self, size: int, room: int) -> tuple[int, int]:
-        """How large the blocks of a new arena should be, for `size` bytes, and how many.
+        """How large the slots of a new arena should be, for `size` bytes, and how many.
 
         Args:
             size: what cannot be put into the arenas that there are.
-            room: how large the arena may be; where a block is larger, the number is 0.
+            room: how large the arena may be; where a slot is larger, the number is 0.
         """
-        block = block_size(size, self._page)
-        wanted = max(min(_FEW * block, _FEW_BYTES), self.held // _PART)
-        return block, min(max(1, wanted // block), max(room, 0) // block)
+        slot = slot_size(size, self._page)
+        wanted = max(min(_FEW * slot, _FEW_BYTES), self.held // _PART)
+        return slot, min(max(1, wanted // slot), max(room, 0) // slot)
 
     def next_number(self) -> int:
         """The number of the next arena; greater than 0."""
@@ -163,8 +163,8 @@ class Blocks:
         return self._sizes
 
     def add(self, arena: Arena) -> None:
-        """Hand out the blocks of this arena, too."""
-        self.arenas.setdefault(arena.block, []).append(arena)
+        """Hand out the slots of this arena, too."""
+        self.arenas.setdefault(arena.slot, []).append(arena)
 
     def trim(self, keep: int = 0) -> None:
         """Let go of retired arenas, and of free ones until at most `keep` bytes are free."""
@@ -172,9 +172,9 @@ class Blocks:
             for arena in tuple(some):
                 if arena.retired:
                     self._remove(arena)
-        free = sum([len(a.free) * a.block for some in list(self.arenas.values()) for a in some])
-        for block in sorted(self.arenas, reverse=True):  # the fewest arenas for the most memory
-            for arena in self.arenas[block][::-1]:
+        free = sum([len(a.free) * a.slot for some in list(self.arenas.values()) for a in some])
+        for slot in sorted(self.arenas, reverse=True):  # the fewest arenas for the most memory
+            for arena in self.arenas[slot][::-1]:
                 if free <= keep:
                     return
                 arena._closing = True
@@ -187,21 +187,21 @@ class Blocks:
     def _remove(self, arena: Arena) -> None:
         arena.retired = True
         with contextlib.suppress(ValueError):  # another thread was faster
-            self.arenas[arena.block].remove(arena)
+            self.arenas[arena.slot].remove(arena)
 
     def clear(self) -> None:
-        """Hand out no block any more."""
+        """Hand out no slot any more."""
         for some in list(self.arenas.values()):
             for arena in tuple(some):
                 self._remove(arena)
 
     def check(self) -> None:
         """Assert the invariants that can be seen from here."""
-        for block, some in self.arenas.items():
+        for slot, some in self.arenas.items():
             for arena in some:
                 free = list(arena.free)
-                assert arena.block == block
+                assert arena.slot == slot
                 assert len(set(free)) == len(free)
-                assert all(0 <= offset < arena.size and not offset % block for offset in free)
+                assert all(0 <= offset < arena.size and not offset % slot for offset in free)
                 assert self._sizes[arena.number] == arena.size
         assert all(number > 0 for number in self._sizes)
