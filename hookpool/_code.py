@@ -15,6 +15,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from types import CodeType
+from typing import Any
 
 # Version 2 is the last one without references between parts: with them the bytes would depend on
 # reference counts, and the same function would not give the same bytes twice.
@@ -24,7 +25,6 @@ _MAGIC = importlib.util.MAGIC_NUMBER
 _EXTENDED = opcode.opmap["EXTENDED_ARG"]
 _LOAD_GLOBAL = opcode.opmap["LOAD_GLOBAL"]
 _STORE_NAME = opcode.opmap["STORE_NAME"]
-_IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
 _NAMING = re.compile(
     b"[%s]"
     % re.escape(
@@ -47,6 +47,23 @@ _NAMING = re.compile(
 _HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, from 3.13
 
 
+# 3.14 evaluates annotations when they are asked for, and fails if a name is missing: there the
+# function that evaluates them travels (unverified: no such interpreter at hand).
+ANNOTATIONS = "__annotations__" if sys.version_info < (3, 14) else "__annotate__"
+#: Attributes of a function that its code tells, if nobody has set them, see `Facts.looks`.
+LOOKS = (
+    "__name__",
+    "__qualname__",
+    "__doc__",
+    "__defaults__",
+    "__kwdefaults__",
+    "__dict__",
+    ANNOTATIONS,
+    *(("__type_params__",) if sys.version_info >= (3, 12) else ()),
+)
+_NO_LOOKS: tuple[Any, ...] = (None, None, {}, None if sys.version_info >= (3, 14) else {}, ())
+
+
 class Facts:
     """What one code object, with the code nested in it, says about itself.
 
@@ -59,7 +76,7 @@ class Facts:
         "_words",
         "data",
         "doc",
-        "is_relative",
+        "looks",
         "name",
         "names",
         "qualname",
@@ -72,8 +89,8 @@ class Facts:
         parts = list(_nested(code))
         # Order of first use: the order in which the values are pickled.
         self.names = tuple(dict.fromkeys(name for one in parts for name in _globals(one)))
-        # Whether it may import relatively to the package of its module.
-        self.is_relative = any(_IMPORT_NAME in one.co_code[::2] for one in parts)
+        # What `LOOKS` are if they follow from the code.
+        self.looks = (self.name, self.qualname, self.doc, *_NO_LOOKS)[: len(LOOKS)]
         self._words = _words(parts)
         self._submodules: dict[str, tuple[str, ...]] = {}
 

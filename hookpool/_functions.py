@@ -9,23 +9,19 @@ Knows of a pickler what it is given with each call.  Any thread may call it.
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterable
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from hookpool import _rebuild
-from hookpool._code import Facts, facts, marshalled
-from hookpool._importable import function_home, is_importable
-from hookpool._objects import annotated_names, explicit_home
+from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
+from hookpool._importable import function_home, is_importable, is_module_importable
+from hookpool._objects import PLACES, annotated_names, explicit_home
 
 #: Values of these types cannot refer to anything.
 ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
-
-_HAS_TYPE_PARAMS = sys.version_info >= (3, 12)
-# 3.14 evaluates annotations when they are asked for, and fails if a name is missing: there the
-# function that evaluates them travels (unverified: no such interpreter at hand).
-_ANNOTATIONS = "__annotations__" if sys.version_info < (3, 14) else "__annotate__"
 
 
 def reduce_function(pickler: Any, fn: FunctionType) -> Any:
@@ -37,11 +33,10 @@ def reduce_function(pickler: Any, fn: FunctionType) -> Any:
     if fn.__module__ != "__main__" and "<" not in fn.__qualname__ and is_importable(fn):
         return NotImplemented
     code_only = _has_code_only(fn, known)
-    if code_only:
-        captured = _atoms_captured(pickler, fn, known)
-        if captured is not None:
-            body = known.data or fn.__code__
-            return pickler.make_function, (body, _home(pickler, fn, known), *captured)
+    ready = pickler.met.pop(~id(fn), None)
+    whole = _whole(pickler, fn, known, code_only) if ready is None else ready[0]
+    if whole is not None:
+        return pickler.make_function, whole
     pickler.met[id(fn)] = True
     state = _State(pickler, fn, known, code_only)
     if not state.reached:
@@ -73,50 +68,120 @@ _ABSENT = _Absent()
 _EXACT = frozenset({type(None), bool, int, str, bytes, _Absent})
 
 
+# What a function has that may, or may not, follow from its code; in one call into C.
+_looks = operator.attrgetter(*LOOKS)
+
+
 def _has_code_only(fn: FunctionType, known: Facts) -> bool:
     """Whether a function has no attributes but those that follow from its code."""
-    return not (
-        fn.__defaults__ is not None
-        or fn.__dict__
-        or getattr(fn, _ANNOTATIONS)
-        or fn.__doc__ != known.doc
-        or fn.__name__ != known.name
-        or fn.__qualname__ != known.qualname
-        or fn.__kwdefaults__ is not None
-        or fn.__module__ != fn.__globals__.get("__name__")
-        or (_HAS_TYPE_PARAMS and fn.__type_params__)  # type: ignore[attr-defined]
-    )
+    return _looks(fn) == known.looks and fn.__module__ == fn.__globals__.get("__name__")
 
 
-def _atoms_captured(
-    pickler: Any, fn: FunctionType, known: Facts
-) -> tuple[dict[str, Any], tuple[Any, ...]] | tuple[dict[str, Any]] | tuple[()] | None:
-    """The globals and cells a function captures, if nothing of it can refer to anything."""
-    captured = {}
-    if known.names:
-        space = fn.__globals__
-        for name in known.names:
-            if name in space:
-                value = space[name]
-                if type(value) not in ATOMS:
-                    return None
-                captured[name] = value
+def _whole(
+    pickler: Any, fn: FunctionType, known: Facts, code_only: bool, inner: bool = False
+) -> tuple[Any, ...] | None:
+    """What makes a function in one piece, if nothing that it captures can lead back to it."""
+    captured: dict[str, Any] | None = None
     cells: tuple[Any, ...] = ()
+    attributes = submodules = stamps = None
+    modules: list[Any] = []
+    names = known.names
+    if not code_only:
+        annotations = getattr(fn, ANNOTATIONS)
+        names = _with_annotated(names, annotations)
+        attributes = _attributes(fn, known, annotations)
+        if not _is_safe(pickler, attributes.values(), modules, inner):
+            return None
+    if names and not pickler.is_stamping:
+        space = fn.__globals__
+        captured = {name: space[name] for name in names if name in space}
+        if not _is_safe(pickler, captured.values(), modules, inner):
+            return None
     if fn.__closure__ is not None:
         cells = tuple(map(_contents, fn.__closure__))
-        if not ATOMS.issuperset(map(type, cells)) or type(_closure(pickler, fn)) is list:
+        if not _is_safe(pickler, cells, modules, inner) or type(_closure(pickler, fn)) is list:
             return None
-    if known.names and pickler.stamps_of(fn, known.names, captured) is pickler.no_globals:
-        captured = {}
+    if names and not pickler.is_stamping:
+        stamps = pickler.stamps_of(fn, names, captured or {})
+    for module in modules:
+        submodules = _with_submodules(submodules, known, module)
+    body = known.data or fn.__code__
+    home = _home(pickler, fn)
+    if attributes or submodules or stamps:
+        return body, home, captured, cells, attributes, submodules, stamps
     if cells:
-        return captured, cells
-    return (captured,) if captured else ()
+        return body, home, captured, cells
+    return (body, home, captured) if captured else (body, home)
+
+
+def _is_safe(
+    pickler: Any, values: Iterable[Any], modules: list[Any], inner: bool, depth: int = 0
+) -> bool:
+    """Whether it is certain, after a short look, that no function can be reached through values.
+
+    But functions that can be made in one piece themselves, and lead to no others: what makes them
+    is left for the pickler, who will come to them.  Modules among the values are noted.
+    """
+    for value in values:
+        kind = type(value)
+        if kind in ATOMS:
+            continue
+        if kind in _CONTAINERS:
+            if depth > _DEEP or len(value) > _LONG:
+                return False
+            if kind is dict:
+                if not ATOMS.issuperset(map(type, value)):
+                    return False
+                value = value.values()
+            if not _is_safe(pickler, value, modules, inner, depth + 1):
+                return False
+        elif kind is FunctionType:
+            if not _is_safe_function(pickler, value, inner):
+                return False
+        elif kind is ModuleType:
+            name = value.__name__
+            if sys.modules.get(name) is not value or not is_module_importable(name):
+                return False
+            modules.append(value)
+        elif (kind is not type and kind is not BuiltinFunctionType) or not is_importable(value):
+            return False
+    return True
+
+
+_CONTAINERS = frozenset({tuple, list, dict, set, frozenset})
+# A look at more would cost more than it saves.
+_DEEP = 1
+_LONG = 16
+
+
+def _is_safe_function(pickler: Any, fn: FunctionType, inner: bool) -> bool:
+    met = pickler.met
+    if id(fn) in met:
+        return False
+    if ~id(fn) in met or is_importable(fn):
+        return True
+    if inner:  # a chain of some hundred decorators is to be walked, not descended into
+        return False
+    known = facts(fn.__code__)
+    whole = _whole(pickler, fn, known, _has_code_only(fn, known), inner=True)
+    if whole is None:
+        return False
+    met[~id(fn)] = whole, fn  # the function, too: its id must not be used again meanwhile
+    return True
+
+
+def _with_submodules(
+    before: list[str] | None, known: Facts, module: ModuleType
+) -> list[str] | None:
+    """With the submodules of a module that a code uses."""
+    found = known.submodules(module.__name__)
+    return (before or []) + found if found else before
 
 
 def _shell(pickler: Any, fn: FunctionType, known: Facts) -> tuple[Any, ...]:
     """The reduce tuple of a function without what it captures."""
     body = known.data or fn.__code__
-    home = _home(pickler, fn, known)
+    home = _home(pickler, fn)
     if fn.__closure__ is None:
         return pickler.make_function, (body, home)
     return pickler.make_function, (body, home, None, _closure(pickler, fn))
@@ -136,7 +201,7 @@ def _closure(pickler: Any, fn: FunctionType) -> Any:
     return len(cells) if spec.count(None) == len(cells) else spec
 
 
-def _home(pickler: Any, fn: FunctionType, known: Facts) -> Any:
+def _home(pickler: Any, fn: FunctionType) -> Any:
     """What stands for a function's globals: functions that share them go on sharing them."""
     space = fn.__globals__
     home = pickler.met.get(id(space))
@@ -144,12 +209,14 @@ def _home(pickler: Any, fn: FunctionType, known: Facts) -> Any:
         return home
     name = function_home(fn)
     if name != "__main__":
-        return explicit_home(pickler, space, is_shared=name is not None)
-    # The commonest case, in fewer bytes: the first function makes the namespace, and stands for
-    # it in what follows.
+        if name is None or not is_module_importable(name):
+            return explicit_home(pickler, space, is_shared=name is not None)
+        pickler.met.pop(PLACES, None)  # its module may have sentinels, too
+    # In fewer bytes, where the module itself is not among what travels: the first function makes
+    # the namespace, and stands for it in what follows.
     pickler.met[id(space)] = fn
     package = space.get("__package__")
-    return (name, package) if package and known.is_relative else name
+    return (name, package) if package and package != name.rpartition(".")[0] else name
 
 
 def _family(
@@ -184,7 +251,7 @@ def _family(
 class _State:
     """What a function captures, at the moment it is looked at."""
 
-    __slots__ = ("attributes", "captured", "cells", "reached", "stamps", "submodules")
+    __slots__ = ("_met", "attributes", "captured", "cells", "reached", "stamps", "submodules")
 
     captured: dict[str, Any] | None
     cells: tuple[Any, ...] | None
@@ -197,7 +264,8 @@ class _State:
     def __init__(self, pickler: Any, fn: FunctionType, known: Facts, code_only: bool) -> None:
         self.captured = self.cells = self.attributes = self.submodules = self.stamps = None
         self.reached = []
-        annotations = None if code_only else getattr(fn, _ANNOTATIONS)
+        self._met = pickler.met
+        annotations = None if code_only else getattr(fn, ANNOTATIONS)
         names = _with_annotated(known.names, annotations)
         if names:
             space = fn.__globals__
@@ -229,14 +297,15 @@ class _State:
         return values
 
     def _look(self, known: Facts, values: Iterable[Any]) -> None:
-        """Note functions among some values, and modules of which submodules are used."""
+        """Note functions among some values that are not ready to be written, and submodules."""
+        met = self._met
         for value in values:
             kind = type(value)
             if kind is FunctionType:
-                if not _is_leaf(value):
+                if ~id(value) not in met and not _is_leaf(value):
                     self.reached.append(value)
-            elif kind is ModuleType and (found := known.submodules(value.__name__)):
-                self.submodules = found if self.submodules is None else self.submodules + found
+            elif kind is ModuleType:
+                self.submodules = _with_submodules(self.submodules, known, value)
 
 
 def _is_leaf(fn: FunctionType) -> bool:
@@ -279,7 +348,7 @@ def _attributes(fn: FunctionType, known: Facts, annotations: Any) -> dict[str, A
     if fn.__doc__ != known.doc:
         own["__doc__"] = fn.__doc__
     if annotations:
-        own[_ANNOTATIONS] = annotations
+        own[ANNOTATIONS] = annotations
     if sys.version_info >= (3, 12) and fn.__type_params__:
         own["__type_params__"] = fn.__type_params__
     return own

@@ -73,7 +73,7 @@ def explicit_home(pickler: Any, space: dict[str, Any], *, is_shared: bool) -> Ho
     """What stands for globals other than those of ``__main__``."""
     home = Home(space, is_shared=is_shared and pickler.shares_namespaces)
     pickler.met[id(space)] = home
-    pickler.met.pop(_PLACES, None)  # it may have sentinels, too
+    pickler.met.pop(PLACES, None)  # it may have sentinels, too
     return home
 
 
@@ -232,9 +232,9 @@ _sentinels: dict[int, tuple[str, str]] = {}  # by id: a module holds them for go
 
 def _reduce_bare_object(pickler: Any, obj: object) -> Reduced:
     """``MISSING = object()`` is what its module calls by that name, wherever it is met."""
-    places = pickler.met.get(_PLACES)
+    places = pickler.met.get(PLACES)
     if places is None:
-        places = pickler.met[_PLACES] = _bare_objects(pickler.met)
+        places = pickler.met[PLACES] = _bare_objects(pickler.met)
     place = places.get(id(obj))
     return NotImplemented if place is None else (there.sentinel, place[1])
 
@@ -247,8 +247,9 @@ def _bare_objects(met: dict[int, Any]) -> dict[int, tuple[object, tuple[str, str
         modules = {name: sys.modules.get(name) for name in names}
         spaces = {name: vars(module) for name, module in modules.items() if module is not None}
         for home in list(met.values()):
-            if type(home) is Home and type(name := home.space.get("__name__")) is str:
-                spaces.setdefault(name, home.space)
+            space = _space_of(home)
+            if space is not None and type(name := space.get("__name__")) is str:
+                spaces.setdefault(name, space)
         for where, space in spaces.items():
             for name, value in space.copy().items():
                 if type(value) is object:
@@ -256,7 +257,13 @@ def _bare_objects(met: dict[int, Any]) -> dict[int, tuple[object, tuple[str, str
     return places
 
 
-_PLACES = -1  # no object has this id
+def _space_of(home: Any) -> dict[str, Any] | None:
+    if type(home) is Home:
+        return home.space
+    return home.__globals__ if type(home) is types.FunctionType else None
+
+
+PLACES = -1  # no object has this id
 
 
 def _reduce_member(_: Any, obj: Any) -> Reduced:

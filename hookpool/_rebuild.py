@@ -124,6 +124,7 @@ def namespace(name: str | None, package: str | None = None) -> ModuleType:
     made.__dict__["__builtins__"] = builtins
     if name is None:
         del made.__name__
+    package = package or (name or "").rpartition(".")[0]
     if package:
         made.__package__ = package
     return made
@@ -210,16 +211,25 @@ def function(
     home: Any,
     captured: dict[str, Any] | None = None,
     cells: int | tuple[Any, ...] | list[CellType | None] = (),
+    attributes: dict[str, Any] | None = None,
+    submodules: Iterable[str] | None = None,
+    stamps: dict[str, bytes] | None = None,
 ) -> FunctionType:
-    """A function with its globals, as far as they are given, and with cells to be filled or full.
+    """A function, with what it captures as far as that is given; `fill` brings the rest.
 
     `cells` are what they contain, or how many there are; or, where other functions have some of
     them already, those, and None for each new one.
     """
     space = _globals_of(home, shared=False)
+    if submodules:
+        _import(submodules)
     if captured:
         space.update(captured)
-    return _function(body, space, cells)
+    made = _function(body, space, cells)
+    if attributes:
+        for name, value in attributes.items():
+            setattr(made, name, value)
+    return made
 
 
 def task_function(
@@ -227,12 +237,27 @@ def task_function(
     home: Any,
     captured: dict[str, Any] | None = None,
     cells: int | tuple[Any, ...] | list[CellType | None] = (),
+    attributes: dict[str, Any] | None = None,
+    submodules: Iterable[str] | None = None,
+    stamps: dict[str, bytes] | None = None,
 ) -> FunctionType:
     """As `function`; in a worker it lives in the one namespace of its owner's module."""
     space = _globals_of(home, shared=_in_worker)
+    if submodules:
+        _import(submodules)
     if captured:
-        _write(space, captured, {})
-    return _function(body, space, cells)
+        _write(space, captured, stamps or {})
+    made = _function(body, space, cells)
+    if attributes:
+        for name, value in attributes.items():
+            setattr(made, name, value)
+    return made
+
+
+def _import(submodules: Iterable[str]) -> None:
+    for name in submodules:
+        if name not in sys.modules:
+            importlib.import_module(name)
 
 
 def _function(
@@ -278,9 +303,8 @@ def fill(
     stamps: dict[str, bytes] | None = None,
 ) -> None:
     """Bring a function what it captures: globals, cells, attributes, imported submodules."""
-    for name in submodules or ():
-        if name not in sys.modules:
-            importlib.import_module(name)
+    if submodules:
+        _import(submodules)
     if captured:
         _write(fn.__globals__, captured, stamps or {})
     if cells:
