@@ -18,10 +18,11 @@ from typing import Any
 from hookpool import _rebuild
 from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
 from hookpool._importable import function_home, is_importable, is_module_importable
-from hookpool._objects import PLACES, annotated_names, explicit_home
+from hookpool._objects import PLACES, explicit_home, with_annotated
 
 #: Values of these types cannot refer to anything.
 ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+_are_atoms = ATOMS.issuperset
 
 
 def reduce_function(pickler: Any, fn: FunctionType) -> Any:
@@ -32,13 +33,15 @@ def reduce_function(pickler: Any, fn: FunctionType) -> Any:
     # A quick answer first, for what is written in a program's own file.
     if fn.__module__ != "__main__" and "<" not in fn.__qualname__ and is_importable(fn):
         return NotImplemented
-    code_only = _has_code_only(fn, known)
     ready = pickler.met.pop(~id(fn), None)
-    whole = _whole(pickler, fn, known, code_only) if ready is None else ready[0]
+    if ready is not None:
+        return pickler.make_function, ready[0]
+    own = _attributes(fn, known)
+    whole = _whole(pickler, fn, known, own)
     if whole is not None:
         return pickler.make_function, whole
     pickler.met[id(fn)] = True
-    state = _State(pickler, fn, known, code_only)
+    state = _State(pickler, fn, known, own)
     if not state.reached:
         made = _shell(pickler, fn, known)
         return (*made, state.values(), None, None, _rebuild.fill_one)
@@ -49,7 +52,7 @@ def reduce_function(pickler: Any, fn: FunctionType) -> Any:
 def snapshot(fn: FunctionType) -> tuple[Any, ...] | None:
     """What a function's pickle depends on, if that is little and can be compared at once."""
     known = facts(fn.__code__)
-    if not _has_code_only(fn, known):
+    if _attributes(fn, known) is not None:
         return None
     space = fn.__globals__
     values = [space.get(name, _ABSENT) for name in known.names]
@@ -72,43 +75,67 @@ _EXACT = frozenset({type(None), bool, int, str, bytes, _Absent})
 _looks = operator.attrgetter(*LOOKS)
 
 
-def _has_code_only(fn: FunctionType, known: Facts) -> bool:
-    """Whether a function has no attributes but those that follow from its code."""
-    return _looks(fn) == known.looks and fn.__module__ == fn.__globals__.get("__name__")
+def _attributes(fn: FunctionType, known: Facts) -> dict[str, Any] | None:
+    """Attributes of a function that do not follow from its code; None if there is none."""
+    looks, module = _looks(fn), fn.__module__
+    is_at_home = module == fn.__globals__.get("__name__")
+    if is_at_home and looks == known.looks:
+        return None
+    name, qualname, doc, defaults, kwdefaults, attributes, annotations, *rest = looks
+    own: dict[str, Any] = {}
+    if name != known.name:
+        own["__name__"] = name
+    if qualname != known.qualname:
+        own["__qualname__"] = qualname
+    if doc != known.doc:
+        own["__doc__"] = doc
+    if defaults is not None:
+        own["__defaults__"] = defaults
+    if kwdefaults is not None:
+        own["__kwdefaults__"] = kwdefaults
+    if attributes:
+        own["__dict__"] = attributes
+    if annotations:
+        own[ANNOTATIONS] = annotations
+    if rest and rest[0]:
+        own["__type_params__"] = rest[0]
+    if not is_at_home:
+        own["__module__"] = module
+    return own
 
 
 def _whole(
-    pickler: Any, fn: FunctionType, known: Facts, code_only: bool, inner: bool = False
+    pickler: Any, fn: FunctionType, known: Facts, own: dict[str, Any] | None, inner: bool = False
 ) -> tuple[Any, ...] | None:
     """What makes a function in one piece, if nothing that it captures can lead back to it."""
     captured: dict[str, Any] | None = None
     cells: tuple[Any, ...] = ()
-    attributes = submodules = stamps = None
+    submodules = stamps = None
     modules: list[Any] = []
     names = known.names
-    if not code_only:
-        annotations = getattr(fn, ANNOTATIONS)
-        names = _with_annotated(names, annotations)
-        attributes = _attributes(fn, known, annotations)
-        if not _is_safe(pickler, attributes.values(), modules, inner):
-            return None
+    values: tuple[Any, ...] = ()
+    if own is not None:
+        values = tuple(own.values())
+        names = _with_annotated(names, own)
     if names and not pickler.is_stamping:
         space = fn.__globals__
         captured = {name: space[name] for name in names if name in space}
-        if not _is_safe(pickler, captured.values(), modules, inner):
-            return None
+        values += tuple(captured.values())
     if fn.__closure__ is not None:
         cells = tuple(map(_contents, fn.__closure__))
-        if not _is_safe(pickler, cells, modules, inner) or type(_closure(pickler, fn)) is list:
-            return None
+        values += cells
+    if values and not _is_safe(pickler, values, modules, inner):
+        return None
+    if cells and type(_closure(pickler, fn)) is list:
+        return None
     if names and not pickler.is_stamping:
         stamps = pickler.stamps_of(fn, names, captured or {})
     for module in modules:
         submodules = _with_submodules(submodules, known, module)
     body = known.data or fn.__code__
     home = _home(pickler, fn)
-    if attributes or submodules or stamps:
-        return body, home, captured, cells, attributes, submodules, stamps
+    if own or submodules or stamps:
+        return body, home, captured, cells, own, submodules, stamps
     if cells:
         return body, home, captured, cells
     return (body, home, captured) if captured else (body, home)
@@ -127,13 +154,15 @@ def _is_safe(
         if kind in ATOMS:
             continue
         if kind in _CONTAINERS:
-            if depth > _DEEP or len(value) > _LONG:
+            if len(value) > _LONG:
                 return False
             if kind is dict:
-                if not ATOMS.issuperset(map(type, value)):
+                if not _are_atoms(map(type, value)):
                     return False
                 value = value.values()
-            if not _is_safe(pickler, value, modules, inner, depth + 1):
+            if not _are_atoms(map(type, value)) and (
+                depth == _DEEP or not _is_safe(pickler, value, modules, inner, depth + 1)
+            ):
                 return False
         elif kind is FunctionType:
             if not _is_safe_function(pickler, value, inner):
@@ -150,7 +179,7 @@ def _is_safe(
 
 _CONTAINERS = frozenset({tuple, list, dict, set, frozenset})
 # A look at more would cost more than it saves.
-_DEEP = 1
+_DEEP = 2
 _LONG = 16
 
 
@@ -158,12 +187,12 @@ def _is_safe_function(pickler: Any, fn: FunctionType, inner: bool) -> bool:
     met = pickler.met
     if id(fn) in met:
         return False
-    if ~id(fn) in met or is_importable(fn):
+    if ~id(fn) in met or ("<" not in fn.__qualname__ and is_importable(fn)):
         return True
     if inner:  # a chain of some hundred decorators is to be walked, not descended into
         return False
     known = facts(fn.__code__)
-    whole = _whole(pickler, fn, known, _has_code_only(fn, known), inner=True)
+    whole = _whole(pickler, fn, known, _attributes(fn, known), inner=True)
     if whole is None:
         return False
     met[~id(fn)] = whole, fn  # the function, too: its id must not be used again meanwhile
@@ -239,7 +268,7 @@ def _family(
             if id(other) not in met and not is_importable(other):
                 met[id(other)] = True
                 its = facts(other.__code__)
-                path.append((other, _State(pickler, other, its, _has_code_only(other, its))))
+                path.append((other, _State(pickler, other, its, _attributes(other, its))))
                 break
         else:
             functions.append(one)
@@ -261,12 +290,14 @@ class _State:
     #: Functions among it that reach further, the first one last.
     reached: list[FunctionType]
 
-    def __init__(self, pickler: Any, fn: FunctionType, known: Facts, code_only: bool) -> None:
-        self.captured = self.cells = self.attributes = self.submodules = self.stamps = None
+    def __init__(
+        self, pickler: Any, fn: FunctionType, known: Facts, own: dict[str, Any] | None
+    ) -> None:
+        self.captured = self.cells = self.submodules = self.stamps = None
+        self.attributes = own
         self.reached = []
         self._met = pickler.met
-        annotations = None if code_only else getattr(fn, ANNOTATIONS)
-        names = _with_annotated(known.names, annotations)
+        names = known.names if own is None else _with_annotated(known.names, own)
         if names:
             space = fn.__globals__
             captured = {name: space[name] for name in names if name in space}
@@ -277,8 +308,7 @@ class _State:
         if fn.__closure__ is not None:
             self.cells = tuple(map(_contents, fn.__closure__))
             self._look(known, self.cells)
-        if not code_only:
-            self.attributes = _attributes(fn, known, annotations)
+        if own is not None:
             self._look(known, fn.__defaults__ or ())
             self._look(known, fn.__dict__.values())
         self.reached.reverse()
@@ -316,11 +346,10 @@ def _is_leaf(fn: FunctionType) -> bool:
     return all(type(get(name)) is not FunctionType for name in facts(fn.__code__).names)
 
 
-def _with_annotated(names: tuple[str, ...], annotations: Any) -> tuple[str, ...]:
+def _with_annotated(names: tuple[str, ...], own: dict[str, Any]) -> tuple[str, ...]:
     """With the names in annotations that are written as text, which the code does not refer to."""
-    if not annotations:
-        return names
-    return names + tuple(name for name in annotated_names(annotations) if name not in names)
+    annotations = own.get(ANNOTATIONS)
+    return with_annotated(names, annotations) if type(annotations) is dict else names
 
 
 def _contents(cell: CellType) -> Any:
@@ -328,30 +357,6 @@ def _contents(cell: CellType) -> Any:
         return cell.cell_contents
     except ValueError:
         return _rebuild.EMPTY
-
-
-def _attributes(fn: FunctionType, known: Facts, annotations: Any) -> dict[str, Any]:
-    """Attributes of a function that do not follow from its code."""
-    own: dict[str, Any] = {}
-    if fn.__defaults__ is not None:
-        own["__defaults__"] = fn.__defaults__
-    if fn.__kwdefaults__ is not None:
-        own["__kwdefaults__"] = fn.__kwdefaults__
-    if fn.__dict__:
-        own["__dict__"] = fn.__dict__
-    if fn.__name__ != known.name:
-        own["__name__"] = fn.__name__
-    if fn.__qualname__ != known.qualname:
-        own["__qualname__"] = fn.__qualname__
-    if fn.__module__ != fn.__globals__.get("__name__"):
-        own["__module__"] = fn.__module__
-    if fn.__doc__ != known.doc:
-        own["__doc__"] = fn.__doc__
-    if annotations:
-        own[ANNOTATIONS] = annotations
-    if sys.version_info >= (3, 12) and fn.__type_params__:
-        own["__type_params__"] = fn.__type_params__
-    return own
 
 
 def reduce_cell(pickler: Any, cell: CellType) -> Any:

@@ -307,17 +307,21 @@ def _reduce_type_variable(_: Any, variable: Any) -> Reduced:
 _WORD = re.compile(r"(?<![\w.])[^\W\d]\w*")
 
 
-def annotated_names(annotations: Any) -> Iterator[str]:
-    """Names that occur in annotations written as text."""
-    if type(annotations) is dict:
-        for value in annotations.values():
-            if type(value) is str:
-                yield from _words(value)
+def with_annotated(names: tuple[str, ...], annotations: dict[str, Any]) -> tuple[str, ...]:
+    """Names, and those that occur in annotations written as text."""
+    texts = tuple(annotations.values())
+    if not _ONLY_TEXT.issuperset(map(type, texts)):
+        texts = tuple([text for text in texts if type(text) is str])
+    return _with_words(names, texts)
+
+
+_ONLY_TEXT = frozenset({str})
 
 
 @functools.lru_cache(4096)
-def _words(annotation: str) -> list[str]:
-    return _WORD.findall(annotation)
+def _with_words(names: tuple[str, ...], texts: tuple[str, ...]) -> tuple[str, ...]:
+    words = (word for text in texts for word in _WORD.findall(text))
+    return tuple(dict.fromkeys((*names, *words)))
 
 
 def _reduce_new_type(_: Any, new_type: Any) -> Reduced:

@@ -137,6 +137,8 @@ def shared_namespace(name: str, package: str | None = None) -> ModuleType:
     space = _namespaces.get(name)
     if space is None:
         home = sys.modules["__main__"] if name == "__main__" else namespace(name, package)
+        if package and not home.__package__:
+            home.__package__ = package  # the owner was started by ``python -m package.module``
         space = _namespaces.setdefault(name, _Namespace(home))
         _by_globals[id(space.module.__dict__)] = space
     return space.module

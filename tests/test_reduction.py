@@ -686,3 +686,119 @@ def test_threads_pickle_side_by_side() -> None:
 
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         assert all(threads.map(work, range(8)))
+
+
+# -- functions in one piece ---------------------------------------------------------------------
+
+
+def test_functions_in_one_piece_keep_everything_and_share_what_they_shared(
+    elsewhere: Elsewhere,
+) -> None:
+    seen: list[int] = []
+    names: dict[str, Any] = {"os": types, "n": (1, 2)}
+
+    def note(x: int, y: int = 2, *, z: tuple[int, ...] = (3,)) -> int:
+        seen.append(x)
+        return x + y + z[0]
+
+    @functools.wraps(note)
+    def wrapper(*args: Any) -> tuple[Any, ...]:
+        return note(*args), len(seen), sorted(names), base
+
+    def both(x: int) -> Any:
+        wrapper(x)
+        return wrapper(x), wrapper.__wrapped__ is note, note.__name__, wrapper.__qualname__, seen
+
+    assert elsewhere.call(both, 1) == (
+        (6, 2, ["n", "os"], 10),
+        True,
+        "note",
+        note.__qualname__,
+        [1, 1],
+    )
+    assert elsewhere.call(wrapper, 1) == (6, 1, ["n", "os"], 10)
+
+
+def test_a_function_in_what_it_captures_or_carries_is_found_again(elsewhere: Elsewhere) -> None:
+    def itself(depth: int) -> int:
+        return itself(depth - 1) + 1 if depth else 0
+
+    def marked() -> bool:
+        return marked.own[0] is marked
+
+    marked.own = [marked]  # type: ignore[attr-defined]
+
+    def defaulted(others: Any = ()) -> bool:
+        return others[0] is defaulted
+
+    defaulted.__defaults__ = ([defaulted],)
+    table: dict[str, Any] = {}
+
+    def tabled() -> bool:
+        return table["me"] is tabled
+
+    table["me"] = tabled
+    tail = lambda: head
+    head = lambda: tail
+
+    assert elsewhere.call(itself, 3) == 3
+    assert elsewhere.call(marked) is elsewhere.call(defaulted) is elsewhere.call(tabled) is True
+    assert elsewhere.call(lambda: head()() is head and tail()() is tail) is True
+
+
+def test_an_inner_function_that_shares_a_cell_with_the_outer_one_goes_on_sharing(
+    elsewhere: Elsewhere,
+) -> None:
+    count = 0
+
+    def up() -> None:
+        nonlocal count
+        count += 1
+
+    def twice() -> int:
+        nonlocal count
+        up()
+        count += 10
+        up()
+        return count
+
+    assert elsewhere.call(twice) == 12
+
+
+MODULE_OF_A_PACKAGE = """
+import sys
+import hookpool
+def plain(): return 1
+def relative():
+    from . import helper
+    return helper.VALUE
+if __name__ == "__main__":
+    sys.stdout.buffer.write(hookpool.dumps([plain, relative]))
+    with hookpool.HookPoolExecutor(1) as pool:
+        print([pool.submit(fn).result() for fn in (plain, relative)], file=sys.stderr)
+"""
+
+
+def test_functions_of_a_module_run_with_m_import_relatively(tmp_path: Path) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "helper.py").write_text("VALUE = 42")
+    (package / "app.py").write_text(MODULE_OF_A_PACKAGE)
+    env = {"PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pack.app"], cwd=tmp_path, env=env, capture_output=True, check=True
+    )
+    load = "import pickle, sys; print([fn() for fn in pickle.load(sys.stdin.buffer)])"
+    there = subprocess.run(
+        [sys.executable, "-c", load],
+        cwd=tmp_path,
+        env=env,
+        input=done.stdout,
+        capture_output=True,
+        check=True,
+    )
+
+    assert done.stderr == b"[1, 42]\n"
+    assert there.stdout == b"[1, 42]\n"
