@@ -53,14 +53,14 @@ check: $(call stamp,test) $(call stamp,lint) ## formatting, lint, types, floors
 	@$(PYTEST) -q tests/test_floors.py
 
 agree: $(call stamp,test) $(call stamp,frameworks) ## other projects' own test suites, run on our executor
-	@$(PYTEST) -q -m agree --timeout 600
+	@$(PYTEST) -q -m agree --timeout 600 -o faulthandler_timeout=590
 
 faults: $(call stamp,test) $(call stamp,frameworks) ## the slow tests: every way to die, on every start method
-	@$(PYTEST) -q -m slow --timeout 300
+	@$(PYTEST) -q -m slow --timeout 300 -o faulthandler_timeout=290
 
 stress: $(call stamp,test) ## random kills with all cores busy for SECONDS=1800, then the races N=20 times over
 	@HOOKPOOL_STRESS_SECONDS=$(SECONDS) $(PYTEST) -q -x -m stress tests/test_stress.py
-	@for n in $$(seq $(N)); do echo "round $$n"; $(PYTEST) -q -x -m stress --timeout 300 \
+	@for n in $$(seq $(N)); do echo "round $$n"; $(PYTEST) -q -x -m stress --timeout 300 -o faulthandler_timeout=290 \
 	    --ignore tests/test_stress.py; done
 
 matrix: ## make test on each CPython >= 3.11 that the PATH and pyenv have, in .venvs/

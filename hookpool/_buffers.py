@@ -27,7 +27,6 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hookpool import _memory
 from hookpool._slots import Arena, Slot, Slots
 
 if TYPE_CHECKING:
@@ -221,6 +220,8 @@ class Lender:
     def _room(self) -> int:
         if self._limit is not None:
             return self._limit - self._slots.held
+        from hookpool import _memory  # with pathlib: much to import for a worker's first task
+
         return _memory.available() // 2
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 #: Overrides what is found, as LOKY_MAX_CPU_COUNT does for loky.
 VARIABLE = "HOOKPOOL_MAX_WORKERS"
 
-_CGROUP = Path("/sys/fs/cgroup")
+# A string: pathlib takes longer to import than all of this takes to run.
+_CGROUP = "/sys/fs/cgroup"
 
 
 def cpu_count() -> int:
@@ -43,17 +43,22 @@ def _quotas() -> list[int]:
     return [
         math.ceil(quota / period)
         for quota, period in (
-            _numbers(_CGROUP / "cpu.max"),
-            _numbers(_CGROUP / "cpu/cpu.cfs_quota_us", _CGROUP / "cpu/cpu.cfs_period_us"),
+            _numbers(f"{_CGROUP}/cpu.max"),
+            _numbers(f"{_CGROUP}/cpu/cpu.cfs_quota_us", f"{_CGROUP}/cpu/cpu.cfs_period_us"),
         )
         if quota > 0 and period > 0
     ]
 
 
-def _numbers(*files: Path) -> tuple[int, int]:
+def _numbers(*files: str) -> tuple[int, int]:
     """Quota and period, or zeros where there is no quota ("max" or -1) or no such file."""
     try:
-        quota, period = " ".join(file.read_text() for file in files).split()
+        quota, period = " ".join(map(_text, files)).split()
         return int(quota), int(period)
     except (OSError, ValueError):
         return 0, 0
+
+
+def _text(file: str) -> str:
+    with open(file) as opened:
+        return opened.read()

@@ -28,15 +28,22 @@ import signal
 import socket
 import struct
 import sys
+import time
 import warnings
+from collections import deque
 from collections.abc import Iterable, Sequence
 from multiprocessing import resource_tracker, spawn, util
 from typing import Any, Final, NamedTuple, NoReturn
 
-__all__ = ["MAX_PER_MESSAGE", "Report", "ServerProcess", "inherited", "request"]
+__all__ = ["MAX_PER_MESSAGE", "Modules", "Report", "ServerProcess", "inherited", "request"]
 
 #: Linux takes 253 descriptors in one message (SCM_MAX_FD); other systems take no fewer.
 MAX_PER_MESSAGE: Final = 250
+
+#: So many seconds after it began to serve, the server imports what can wait, between requests.
+#: A pool that starts asks for its workers within less, and they shall not compete with that; much
+#: later, and children that could share these modules would import them each.
+LATER: Final = 0.1
 
 #: What the server says, after it was told to end, when children keep it.
 LINGERING: Final = b"L"
@@ -56,6 +63,13 @@ _inherited: list[int] = []
 def inherited(index: int) -> int:
     """The descriptor that the owner of this forked child sent along at this place."""
     return _inherited[index]
+
+
+class Modules(NamedTuple):
+    """What a server imports, by name: some before it forks any child, some once it is idle."""
+
+    first: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
 
 class Report(NamedTuple):
@@ -99,19 +113,21 @@ class ServerProcess:
 
     _name = "hookpool-forkserver"
 
-    def __init__(self, control: socket.socket, preload: Iterable[str]) -> None:
+    def __init__(self, control: socket.socket, modules: Modules) -> None:
         self._control = control
-        self._preload = tuple(preload)
+        self._first, self._later = modules
 
     def _bootstrap(self, parent_sentinel: int) -> int:
         os.close(parent_sentinel)  # the request socket says the same
         _util._close_stdin()
-        for name in self._preload:
+        gc.disable()  # imports make objects that stay: looking through them is in vain
+        for name in self._first:
             _preload(name)
+        gc.enable()
         _leave_resource_tracker()
         with self._control:
-            _Server(self._control).run()
-        return 0
+            _Server(self._control, self._later).run()
+        _exit()
 
 
 def _preload(name: str) -> None:
@@ -122,6 +138,15 @@ def _preload(name: str) -> None:
         warnings.warn(f"the fork server could not preload {name}: {exc!r}", RuntimeWarning)
 
 
+def _exit() -> NoReturn:
+    """End as an interpreter does, but for taking itself apart: the owner waits for the end."""
+    try:
+        atexit._run_exitfuncs()
+        _util._flush_std_streams()
+    finally:
+        os._exit(0)
+
+
 def _leave_resource_tracker() -> None:
     # It ends when nobody holds its pipe, which the owner may wait for. Each child gets it anew.
     if _tracker._fd is not None:
@@ -130,8 +155,10 @@ def _leave_resource_tracker() -> None:
 
 
 class _Server:
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, later: Iterable[str]) -> None:
         self._control = control
+        #: Modules yet to be imported.
+        self._later = deque(later)
         self._pid = os.getpid()
         self._status: dict[int, socket.socket] = {}  # by pid: children whose end is of interest
         self._pid_of: dict[int, int] = {}  # by descriptor of that socket
@@ -151,12 +178,16 @@ class _Server:
         self._poll.register(self._wake_r, select.POLLIN)
         self._poll.register(self._control, select.POLLIN)
         # What was imported stays; a collection in a child would touch, and so copy, all of it.
-        gc.collect()
         gc.freeze()
+        self._begun = time.monotonic()
         serving = True
         while serving or self._status:
             # One event at a time: each may close descriptors whose numbers the next one names.
-            fd, _ = self._poll.poll()[0]
+            ready = self._poll.poll(self._patience() if serving else None)
+            if not ready:
+                self._prepare_more()
+                continue
+            fd, _ = ready[0]
             if fd == self._wake_r:
                 self._reap()
             elif fd != self._control.fileno():
@@ -164,6 +195,19 @@ class _Server:
             elif not self._serve():
                 serving = False
                 self._retire()
+
+    def _patience(self) -> float | None:
+        """For how many milliseconds to wait for an event before there is something else to do."""
+        if not self._later:
+            return None
+        return max(0.0, self._begun + LATER - time.monotonic()) * 1000
+
+    def _prepare_more(self) -> None:
+        _preload(self._later.popleft())
+        if not self._later:
+            gc.unfreeze()
+            gc.collect()
+        gc.freeze()
 
     def _serve(self) -> bool:
         """Carry out one request; False at the end of requests."""

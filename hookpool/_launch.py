@@ -32,8 +32,8 @@ from multiprocessing.context import set_spawning_popen
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, cast
 
-from hookpool import _forkserver, _rebuild, reduction
-from hookpool._forkserver import Report
+from hookpool import _forkserver
+from hookpool._forkserver import Modules, Report
 from hookpool._rebound import Overlay, rebound
 
 if sys.platform == "win32":
@@ -41,7 +41,7 @@ if sys.platform == "win32":
 else:
     from multiprocessing import popen_spawn_posix as stdlib_popen
 
-__all__ = ["popen", "server_fds", "server_pid", "stop"]
+__all__ = ["Modules", "expect", "popen", "server_fds", "server_pid", "stop"]
 
 #: macOS has fork, but its system libraries do not promise to work in a child that does not exec.
 HAVE_FORK_SERVER: Final = (
@@ -60,14 +60,24 @@ ATTEMPTS: Final = 3
 PATIENCE: Final = 5.0
 
 
-def popen(process_obj: BaseProcess, preload: tuple[str, ...] = ()) -> stdlib_popen.Popen:
+def popen(process_obj: BaseProcess, modules: Modules = Modules()) -> stdlib_popen.Popen:  # noqa: B008 - a tuple
     """Start the child of a Process; what `Process._Popen` returns.
 
-    It finds the modules named in `preload` imported, where there is a fork server.
+    It finds these modules imported, where there is a fork server.
     """
     if HAVE_FORK_SERVER:
-        return ForkedPopen(process_obj, preload)
+        return ForkedPopen(process_obj, modules)
     return SpawnedPopen(process_obj)
+
+
+def expect(modules: Modules) -> None:
+    """Children will be started: have a fork server start meanwhile, if there is none.
+
+    Whatever fails here fails again, and is told, when a child is started.
+    """
+    if HAVE_FORK_SERVER and _server is None:
+        with contextlib.suppress(OSError), _lock:
+            _running_server(modules)
 
 
 #: Start methods that every child of ours knows.
@@ -88,7 +98,12 @@ class _Call:
 
 
 def _preparation(name: str, forked: bool = False) -> dict[str, object]:
-    """The standard library's preparation data, without the main module, with our own steps."""
+    enter = _Call(_enter_forked_child, *_surroundings()) if forked else _Call(_enter_child)
+    return {**_basics(name), "hookpool": enter}
+
+
+def _basics(name: str) -> dict[str, object]:
+    """The standard library's preparation data, without the main module."""
     data = spawn.get_preparation_data(name)
     data.pop("init_main_from_name", None)
     data.pop("init_main_from_path", None)
@@ -100,11 +115,20 @@ def _preparation(name: str, forked: bool = False) -> dict[str, object]:
     # a program that changed its path, would not find it.
     path = [entry for entry in data["sys_path"] if isinstance(entry, str)]
     find_us = _Call(exec, f"import sys; sys.path[:] = {path!r}", {})
-    enter = _Call(_enter_forked_child, *_surroundings()) if forked else _Call(_enter_child)
-    return {"": find_us, **data, "hookpool": enter}
+    return {"": find_us, **data}
+
+
+def _server_preparation(name: str) -> dict[str, object]:
+    data = _basics(name)
+    # No log of its own: what it set up its children would inherit, and then say all twice.
+    for setting in ("log_level", "log_to_stderr"):
+        data.pop(setting, None)
+    return data
 
 
 def _enter_child() -> None:
+    from hookpool import _rebuild  # see `_dump`
+
     # The main module is whatever the definitions sent here make of it, never the caller's file,
     # and not the command line that started this interpreter either.
     main = types.ModuleType("__main__")
@@ -142,6 +166,8 @@ def _adopt_environment(environ: dict[str, str]) -> None:
 
 
 def _dump(obj: object, file: io.BytesIO, protocol: int | None = None) -> None:
+    from hookpool import reduction  # not before a server has been started, which does without
+
     reduction.WorkerPickler(file, protocol).dump(obj)
 
 
@@ -168,15 +194,27 @@ class SpawnedPopen(stdlib_popen.Popen):
 # --- the fork server, owner's side ---------------------------------------------------------------
 
 
+class _ServerPopen(stdlib_popen.Popen):
+    """The standard library's spawn, and its pickler: the server is the first thing to wait for."""
+
+    method = "hookpool"
+
+    if sys.platform != "win32":
+        _launch = rebound(
+            stdlib_popen.Popen._launch,  # type: ignore[attr-defined]
+            spawn=Overlay(spawn, get_preparation_data=_server_preparation),
+        )
+
+
 class _Server:
     """The owner's end of one fork server."""
 
-    def __init__(self, preload: tuple[str, ...]) -> None:
-        self.preload = preload
+    def __init__(self, modules: Modules) -> None:
+        self.modules = modules
         self.control, theirs = _socket_pair(socket.SOCK_STREAM)
         with theirs:
             try:
-                self.popen = SpawnedPopen(_forkserver.ServerProcess(theirs, preload))  # type: ignore[arg-type]
+                self.popen = _ServerPopen(_forkserver.ServerProcess(theirs, modules))  # type: ignore[arg-type]
             except BaseException:
                 self.control.close()
                 raise
@@ -234,26 +272,26 @@ def _retire(server: _Server) -> int | None:
     return None
 
 
-def _running_server(preload: tuple[str, ...]) -> _Server:
+def _running_server(modules: Modules) -> _Server:
     """The server with these modules; started where there is none."""
     global _server
     assert _lock.locked()
     _lingering[:] = [server for server in _lingering if server.popen.poll() is None]
-    if _server is not None and _server.preload != preload:
+    if _server is not None and _server.modules != modules:
         old, _server = _server, None
         _retire(old)
     if _server is None:
-        _server = _Server(preload)
+        _server = _Server(modules)
         # After the children have been joined, which wait for the server's word.
         util.Finalize(None, stop, exitpriority=-20)
     return _server
 
 
-def _request(fds: list[int], preload: tuple[str, ...]) -> _Server:
+def _request(fds: list[int], modules: Modules) -> _Server:
     """Send a request to the server, if it lives: no answer will come from a dead one."""
     global _server
     with _lock:
-        server = _running_server(preload)
+        server = _running_server(modules)
         try:
             _forkserver.request(server.control, fds)
         except (BrokenPipeError, ConnectionResetError):
@@ -295,8 +333,8 @@ class ForkedPopen(stdlib_popen.Popen):
     method = "hookpool"
     DupFd = _InheritedFd  # type: ignore[assignment]
 
-    def __init__(self, process_obj: BaseProcess, preload: tuple[str, ...]) -> None:
-        self._preload = preload
+    def __init__(self, process_obj: BaseProcess, modules: Modules) -> None:
+        self._modules = modules
         self._fds: list[int] = []
         self._signal_sent: int | None = None
         super().__init__(process_obj)
@@ -311,7 +349,7 @@ class ForkedPopen(stdlib_popen.Popen):
         try:
             tracker = cast("int", resource_tracker.getfd())  # None only before it runs
             fds = [data, tracker, *self._fds]
-            self._status, report = _fork(fds, self._preload)
+            self._status, report = _fork(fds, self._modules)
         except BaseException:
             os.close(life)
             raise
@@ -376,13 +414,13 @@ def _let_go(status: socket.socket, life: int) -> None:
         os.close(life)
 
 
-def _fork(fds: list[int], preload: tuple[str, ...]) -> tuple[socket.socket, Report]:
+def _fork(fds: list[int], modules: Modules) -> tuple[socket.socket, Report]:
     """Have a child forked that gets these descriptors; its status channel and first report."""
     for _ in range(ATTEMPTS):
         status, theirs = _socket_pair(socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                server = _request([fds[0], theirs.fileno(), *fds[1:]], preload)
+                server = _request([fds[0], theirs.fileno(), *fds[1:]], modules)
             message = status.recv(_forkserver.REPORT_SIZE)
         except BaseException:
             status.close()
@@ -396,9 +434,10 @@ def _fork(fds: list[int], preload: tuple[str, ...]) -> tuple[socket.socket, Repo
         # The server is dead, and the child, if there was one, died before it was told anything.
         status.close()
         exitcode = _dismiss(server)
+    names = ", ".join(modules.first) or "nothing"
     raise OSError(
         f"no process was started: {ATTEMPTS} fork servers in a row ended before they could, the "
-        f"last with exit code {exitcode}. They had to preload {', '.join(preload) or 'nothing'}."
+        f"last with exit code {exitcode}. They had to preload {names}."
     )
 
 

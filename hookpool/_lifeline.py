@@ -13,6 +13,7 @@ lock first.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -39,7 +40,7 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         _ask_for_signal(parent.sentinel)
         # The parent may have ended before the kernel was asked: no signal comes for that.
-        if not parent.is_alive():
+        if _has_ended(parent.sentinel):
             _die()
     else:
         _start_watcher(parent.join)
@@ -52,6 +53,14 @@ def _ask_for_signal(pipe: int) -> None:
     fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
     flags = fcntl.fcntl(pipe, fcntl.F_GETFL)
     fcntl.fcntl(pipe, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+
+def _has_ended(sentinel: int) -> bool:
+    # What `is_alive` does, which imports `multiprocessing.connection` for that: too much for the
+    # first steps of a worker.
+    poll = select.poll()
+    poll.register(sentinel, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _start_watcher(wait_for_parent: Callable[[], None]) -> None:

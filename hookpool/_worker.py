@@ -27,9 +27,7 @@ import os
 import pickle
 import signal
 import threading
-import traceback
 from collections import deque
-from concurrent.futures._base import LOGGER
 from itertools import groupby
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
@@ -41,10 +39,10 @@ from hookpool._lifeline import die_with_parent
 from hookpool._plain import FIXED, is_plain
 from hookpool._spin import Spin
 from hookpool._wire import Form, Kind, ResultRow, Status
-from hookpool.errors import CannotPickle, CannotUnpickle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
 
 # The longest that the result of a finished task waits for company (DESIGN: "by the millisecond").
 FLUSH_SECONDS = 0.001
@@ -265,8 +263,12 @@ class _Worker:
         """Run the initializer and report; False when it raised."""
         try:
             start.prepare()
-        except BaseException as error:  # noqa: BLE001 - the outer edge: the owner hears of it
-            LOGGER.critical("Exception in initializer:", exc_info=True)  # as the standard pool
+        except BaseException as error:  # the outer edge: the owner hears of it
+            import logging  # see `_traceback` for why only here
+
+            # As the standard pool says it, to whoever listens there.
+            logger = logging.getLogger("concurrent.futures")
+            logger.critical("Exception in initializer:", exc_info=True)
             self._write(_wire.frame(Kind.UNFIT, 0, self._dump_error(error)))
             return False
         self._write(_wire.frame(Kind.READY))
@@ -471,10 +473,12 @@ class _Worker:
         inner = error.__traceback__
         while inner is not None and inner.tb_frame.f_globals.get("__name__") == __name__:
             inner = inner.tb_next
-        text = "".join(traceback.format_exception(type(error), error, inner))
+        text = _traceback(error, inner)
         try:
             return self._pickled((error.with_traceback(None), text))
         except BaseException as why:  # noqa: BLE001 - whatever a user's __reduce__ raises
+            from hookpool.errors import CannotPickle
+
             stand_in = CannotPickle(
                 f"the task raised {type(error).__name__}: {_text(error)}; the exception itself "
                 f"does not travel ({why}); see the traceback below for where it was raised"
@@ -597,6 +601,20 @@ class _NoRoom:
 _NO_ROOM = pickle.dumps(_NoRoom())
 
 
+def _traceback(error: BaseException, inner: TracebackType | None) -> str:
+    """The traceback as text, without the frames before `inner`.
+
+    What only errors need is imported by the first of them, unless the fork server had the time to
+    do it before: a third of what a worker needs else, and all that wait for the first result of a
+    program wait for that.
+    """
+    try:
+        import traceback
+    except Exception:  # noqa: BLE001 - the task used up all descriptors, or changed the path
+        return f"{type(error).__name__}: {_text(error)}\n"
+    return "".join(traceback.format_exception(type(error), error, inner))
+
+
 def _text(error: BaseException) -> str:
     try:
         return str(error)
@@ -609,6 +627,8 @@ def read_error(data: _wire.Buffer) -> tuple[BaseException, str]:
     try:
         error, text = loads(data)
     except Exception as why:  # whatever a user's __setstate__ raises
+        from hookpool.errors import CannotUnpickle
+
         raise CannotUnpickle(
             f"the task raised an exception that cannot be rebuilt here: {why}", may_have_run=True
         ) from why

@@ -21,15 +21,16 @@ from typing import Any, Final
 __all__ = ["HookContext", "HookProcess", "stop"]
 
 #: What every child needs, whatever it then does. Nothing here starts threads.
-PRELOAD: Final = (
-    "hookpool.context",
-    "hookpool.reduction",
-    "hookpool._worker",
+PRELOAD: Final = ("hookpool.context", "hookpool._launch", "hookpool.reduction", "hookpool._worker")
+
+#: What many children need, and no worker before the first result of a program.
+PRELOAD_LATER: Final = (
+    "hookpool.errors",
     "hookpool._primitives",
     "multiprocessing.pool",
     "multiprocessing.synchronize",
+    "traceback",
 )
-
 
 _preload: tuple[str, ...] = PRELOAD
 
@@ -59,7 +60,7 @@ class HookProcess(BaseProcess):
     def _Popen(process_obj: BaseProcess) -> Any:
         from hookpool import _launch
 
-        return _launch.popen(process_obj, _preload)
+        return _launch.popen(process_obj, _launch.Modules(_preload, PRELOAD_LATER))
 
     @staticmethod
     def _after_fork() -> None:
@@ -133,6 +134,12 @@ class HookContext(mp_context.BaseContext):
         if not all(type(name) is str for name in names):
             raise TypeError(f"module names to preload must be strings, not {names!r}")
         _preload = PRELOAD + names
+
+    def expect_processes(self) -> None:
+        """Start what starts processes, if it does not run, and do not wait for it."""
+        from hookpool import _launch
+
+        _launch.expect(_launch.Modules(_preload, PRELOAD_LATER))
 
     def _check_available(self) -> None:
         # Called when somebody asks for the method by its name, hence by `set_start_method`.

@@ -24,21 +24,25 @@ import weakref
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from hookpool import _driver, _events, _scheduler, _worker, errors
-from hookpool._buffers import THRESHOLD, Lender
+from hookpool._buffers import THRESHOLD
 from hookpool._cpus import cpu_count
-from hookpool._definitions import Ledger
-from hookpool._driver import Driver
 from hookpool._future import HookFuture
-from hookpool._map import Map
 from hookpool._plain import are_plain
-from hookpool._task import Task
-from hookpool._wire import Form
+from hookpool.context import HookContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
+
+    # For the type checker; `_import_engine` binds these names.
+    from hookpool import _driver, _events, _scheduler, _worker, errors
+    from hookpool._buffers import Lender
+    from hookpool._definitions import Ledger
+    from hookpool._driver import Driver
+    from hookpool._map import Map
+    from hookpool._task import Task
+    from hookpool._wire import Form
 
 __all__ = ["HookPoolExecutor", "cpu_count", "get_reusable_executor"]
 
@@ -49,6 +53,22 @@ T = TypeVar("T")
 _MOST_WORKERS_WINDOWS = 61
 # As loky: nobody nests pools this deep on purpose, and a fork bomb is caught in time.
 _DEEPEST = 10
+
+
+def _import_engine() -> None:
+    """Import what moves a pool, into this module's names; the first pool that is made does.
+
+    Not at the top, as elsewhere: it takes about as long as a fork server takes to start, which it
+    does meanwhile. Together with the imports there it is most of what a short program waits for.
+    """
+    global Driver, Form, Ledger, Lender, Map, Task, _driver, _events, _scheduler, _worker, errors
+    from hookpool import _driver, _events, _scheduler, _worker, errors
+    from hookpool._buffers import Lender
+    from hookpool._definitions import Ledger
+    from hookpool._driver import Driver
+    from hookpool._map import Map
+    from hookpool._task import Task
+    from hookpool._wire import Form
 
 
 class HookPoolExecutor(Executor):
@@ -108,6 +128,9 @@ class HookPoolExecutor(Executor):
     ) -> None:
         workers = _checked_workers(max_workers)
         context = multiprocessing.get_context("hookpool") if mp_context is None else mp_context
+        if isinstance(context, HookContext):
+            context.expect_processes()
+        _import_engine()
         forks = context.get_start_method(allow_none=False) == "fork"
         _check_tasks_per_child(max_tasks_per_child, forks)
         if initializer is not None and not callable(initializer):
@@ -144,9 +167,10 @@ class HookPoolExecutor(Executor):
             self._ledger,
             lender,
         )
+        dropped = _events.ShutdownAsked(False, 0.0)
         # Pending work completes when the executor is dropped, and then the workers end. The
         # driver must not know the executor, or it would never be dropped.
-        weakref.finalize(self, self._driver.tell, _DROPPED).atexit = False
+        weakref.finalize(self, self._driver.tell, dropped).atexit = False
 
     # -- submitting -------------------------------------------------------------------------
 
@@ -300,10 +324,6 @@ class HookPoolExecutor(Executor):
     @property
     def _shutdown_thread(self) -> bool:
         return self._driver.closed
-
-
-#: Told to the driver when the executor is dropped.
-_DROPPED = _events.ShutdownAsked(False, 0.0)
 
 
 def _group(fn: object) -> int:

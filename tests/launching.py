@@ -26,7 +26,7 @@ class Process(BaseProcess):
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:
-        return _launch.popen(process_obj, Process.preload)
+        return _launch.popen(process_obj, _launch.Modules(Process.preload))
 
 
 def in_child(function: Any, *args: object) -> Any:

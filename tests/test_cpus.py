@@ -14,7 +14,7 @@ from hookpool._cpus import cpu_count
 def cgroup(tmp_path, monkeypatch):
     """A directory that stands for /sys/fs/cgroup, and 64 CPUs by affinity."""
     monkeypatch.delenv(_cpus.VARIABLE, raising=False)
-    monkeypatch.setattr(_cpus, "_CGROUP", tmp_path)
+    monkeypatch.setattr(_cpus, "_CGROUP", str(tmp_path))
     monkeypatch.setattr(_cpus, "_affinity", lambda: 64)
     return tmp_path
 

@@ -56,15 +56,35 @@ def test_import_loads_only_the_context() -> None:
     assert run_python("-c", source).split() == ["hookpool", "hookpool.context"]
 
 
-def test_import_starts_nothing() -> None:
+def test_the_engine_is_imported_while_the_fork_server_starts() -> None:
+    """What an executor's first result waits for is done at the same time, on two CPUs."""
     source = """
+import sys
+from hookpool import HookPoolExecutor
+light = {"context", "executor", "_buffers", "_cpus", "_future", "_plain", "_slots"}
+found = {name.partition(".")[2] for name in sys.modules if name.startswith("hookpool.")}
+assert found == light, found
+sys.modules["hookpool._driver"] = None  # as soon as that is asked for, the constructor fails
+try:
+    HookPoolExecutor(1)
+except ImportError:
+    pass
+from hookpool import _launch
+assert _launch.server_pid() is not None
+"""
+    run_python("-c", source)
+
+
+@pytest.mark.parametrize("module", ["hookpool", "hookpool.executor"])
+def test_import_starts_nothing(module: str) -> None:
+    source = f"""
 import os, threading
 before = set(os.listdir("/proc/self/fd"))
-import hookpool
+import {module}
 assert set(os.listdir("/proc/self/fd")) == before
 assert threading.active_count() == 1
-assert not os.path.exists(f"/proc/self/task/{os.getpid()}/children") or not open(
-    f"/proc/self/task/{os.getpid()}/children").read()
+children = "/proc/self/task/%d/children" % os.getpid()
+assert not os.path.exists(children) or not open(children).read()
 """
     run_python("-c", source)
 

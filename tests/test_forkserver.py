@@ -66,6 +66,25 @@ def test_preloaded_modules_are_there_and_a_broken_one_is_named(
 # --- descriptors -------------------------------------------------------------------------------
 
 
+def test_a_child_logs_each_line_once_and_the_server_nothing() -> None:
+    """A server that logs as its owner does has children that do so twice."""
+    lines = run_python("-c", LOGGING).splitlines()
+    assert lines.count("[INFO/HookProcess-1] said once") == 1
+    assert not [line for line in lines if "forkserver" in line]
+
+
+LOGGING = """
+import hookpool, logging, multiprocessing, os
+os.dup2(1, 2)
+multiprocessing.log_to_stderr(logging.INFO)
+ctx = multiprocessing.get_context("hookpool")
+process = ctx.Process(target=lambda: multiprocessing.get_logger().info("said once"))
+process.start()
+process.join()
+hookpool.context.stop()
+"""
+
+
 def test_more_descriptors_than_one_message_takes_arrive() -> None:
     pipes = [os.pipe() for _ in range(300)]
     ends = [connection.Connection(r, writable=False) for r, _ in pipes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 import time
 
@@ -295,3 +296,12 @@ def test_a_start_travels_in_one_pickle_and_opens_late():
     assert twin.initializer is None
     assert twin.environ == {"A": "b"}
     assert reduction.loads(twin._packed) == (len, ("abc",))
+
+
+def test_an_error_travels_also_when_nothing_can_be_imported_to_tell_it_well(monkeypatch):
+    """A task that uses up all descriptors fails, and its worker cannot import `traceback`."""
+    monkeypatch.setitem(sys.modules, "traceback", None)
+
+    assert _worker._traceback(OSError(24, "Too many open files"), None) == (
+        "OSError: [Errno 24] Too many open files\n"
+    )

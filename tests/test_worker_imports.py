@@ -1,0 +1,98 @@
+"""What a worker has imported when it gets its first task: each module is paid for by each program.
+
+Counted, not timed. Most of the time until a program's first result is spent on imports: by the
+owner, by the fork server, and by the worker of what that had not.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from hookpool import _launch
+from hookpool.context import CONTEXT, PRELOAD, PRELOAD_LATER
+from tests.helpers import run_python, wait_until
+from tests.test_context import in_child
+
+#: Of hookpool.
+NEEDED = {
+    "hookpool",
+    "hookpool._buffers",
+    "hookpool._classes",
+    "hookpool._code",
+    "hookpool._definitions",
+    "hookpool._functions",
+    "hookpool._importable",
+    "hookpool._lifeline",
+    "hookpool._objects",
+    "hookpool._plain",
+    "hookpool._rebuild",
+    "hookpool._rebuild_objects",
+    "hookpool._slots",
+    "hookpool._spin",
+    "hookpool._wire",
+    "hookpool._worker",
+    "hookpool.context",
+    "hookpool.reduction",
+}
+
+#: What took a quarter of the time when it was imported. The standard library's spawn needs none.
+DEAR = {
+    "asyncio",
+    "concurrent.futures",
+    "concurrent.futures.process",
+    "ctypes",
+    "dataclasses",
+    "inspect",
+    "logging",
+    "multiprocessing.connection",
+    "multiprocessing.managers",
+    "multiprocessing.pool",
+    "multiprocessing.queues",
+    "pathlib",
+    "tempfile",
+    "tokenize",
+    "traceback",
+}
+
+
+def modules(said: str) -> tuple[set[str], set[str]]:
+    """Those of hookpool, and the dear ones."""
+    found = set(said.split())
+    return {name for name in found if name.partition(".")[0] == "hookpool"}, found & DEAR
+
+
+# With spawn the worker itself imports what it needs, and nothing else has.
+SPAWNED = """
+import multiprocessing, sys
+from hookpool import HookPoolExecutor
+with HookPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    print(*pool.submit(lambda: tuple(sys.modules)).result())
+"""
+
+
+def test_a_worker_needs_few_modules_for_its_first_task() -> None:
+    ours, dear = modules(run_python("-c", SPAWNED))
+    assert ours == NEEDED
+    assert dear == set()
+
+
+# The request is there before the server is; so nothing of what can wait is imported before it.
+FORKED = """
+import multiprocessing, sys, hookpool
+process = multiprocessing.get_context("hookpool").Process(target=lambda: print(*sys.modules))
+process.start()
+process.join()
+"""
+
+
+def test_the_fork_server_imports_no_more_than_that_before_it_serves() -> None:
+    ours, dear = modules(run_python("-c", FORKED))
+    assert ours == NEEDED | {"hookpool._forkserver", "hookpool._launch", "hookpool._rebound"}
+    assert dear == set()
+    assert set(PRELOAD) <= ours
+
+
+def test_it_imports_the_rest_when_it_has_time_so_that_children_share_it() -> None:
+    CONTEXT.expect_processes()
+    wait_until(lambda: set(PRELOAD_LATER) <= in_child(lambda: set(sys.modules)))
+    assert _launch.server_pid() is not None
