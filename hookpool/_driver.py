@@ -132,6 +132,9 @@ class Driver:
         self._transition = _Transition(self)
         #: Unfinished tasks by number.
         self._tasks: dict[int, Work] = {}
+        #: Those that the scheduler does not know: not yet, since they were submitted late, or not
+        #: any more, since a chore will settle them. It must not be asked to cancel them.
+        self._unknown: set[int] = set()
         #: The number of the next task.
         self._next = 0
         #: Numbers for tasks of those who may not take the lock: far from all others, and from
@@ -241,6 +244,7 @@ class Driver:
         first = next(self._late)
         if isinstance(work, Block):
             work.first = first
+        self._unknown.update(range(first, first + count))
         self._tasks.update(zip(range(first, first + count), itertools.repeat(work)))
         self.tell(_events.Submitted(first, first + count, work.group, monotonic()))
         return first
@@ -262,7 +266,7 @@ class Driver:
         if self._is_inside():
             return False  # in the middle of a transition of this very thread: cannot be known
         with self._lock, self._transition:
-            if number not in self._tasks:
+            if number not in self._tasks or number in self._unknown:
                 return False
             self._cancelling = number
             self._tell(_events.CancelAsked(number, monotonic()))
@@ -460,9 +464,11 @@ class Driver:
                 self._retire(number)
             case _events.WakeAt(when):
                 self._set_alarm(when)
-            case _events.Cancel(span) if self._cancelling in span.tasks():
-                # Whoever asked hears it at once. In the span are at most some others as well.
-                del self._tasks[self._cancelling]
+            case _events.Cancel(span) | _events.Fail(span):
+                self._unknown.update(span.tasks())
+                if self._cancelling in span.tasks():  # whoever asked hears it at once
+                    self._unknown.discard(self._cancelling)
+                    del self._tasks[self._cancelling]
                 self._chores.append(action)
             case _:
                 self._unstarted += isinstance(action, _events.Launch)
@@ -668,8 +674,11 @@ class Driver:
         while self._inbox:
             event = self._inbox.popleft()
             with self._lock, self._transition:
-                if isinstance(event, _events.ShutdownAsked):
-                    self.closed = True
+                match event:
+                    case _events.ShutdownAsked():
+                        self.closed = True
+                    case _events.Submitted(start, stop):
+                        self._unknown.difference_update(range(start, stop))
                 self._tell(event)
 
     def _receive(self, worker: Worker) -> bool:
@@ -853,6 +862,7 @@ class Driver:
 
     def _pop(self, number: int) -> Work | None:
         with self._lock:
+            self._unknown.discard(number)
             return self._tasks.pop(number, None)
 
     def _fail(self, span: _events.Span, exit: _Exit, why: Why) -> None:

@@ -355,6 +355,8 @@ class Scheduler:
         self._assign(event.now)
 
     def _cancel_asked(self, event: CancelAsked) -> None:
+        if self.state is Pool.BROKEN or self.state is Pool.DONE:
+            return
         task = event.task
         for number, worker in self._workers.items():
             behind = 0

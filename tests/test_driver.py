@@ -179,6 +179,66 @@ def test_a_submit_inside_a_transition_of_the_same_thread_goes_late():
         assert future.result(timeout=20) == 3
 
 
+def test_a_task_whose_failure_is_decided_is_not_cancelled(monkeypatch):
+    """The scheduler has forgotten it: asked to cancel it, it took it for one in the queue.
+
+    Then it counted one too few there for ever, and lost the last of what was queued: found by the
+    soak, when a map gave up at the first of many results that had died with their worker.
+    """
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+        driver, answers = pool._driver, []
+        original = driver._pop
+
+        def cancel_first(number):
+            answers.append(driver.cancel(number))
+            return original(number)
+
+        monkeypatch.setattr(driver, "_pop", cancel_first)
+        doomed = pool.submit(os._exit, 3)
+
+        assert isinstance(doomed.exception(timeout=20), errors.WorkerDied)
+        assert answers == [False]
+        driver._scheduler.check()
+        assert pool.submit(abs, -7).result(timeout=20) == 7
+
+
+def test_a_map_that_gives_up_while_its_tasks_are_failed_loses_no_others():
+    def last_words(n):
+        if n % 300 == 299:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+    with HookPoolExecutor(1) as pool:
+        for _ in range(20):
+            with pytest.raises((errors.WorkerDied, errors.ResultLost)):
+                list(pool.map(last_words, range(600)))
+            driver = pool._driver
+            assert pool.submit(abs, -7).result(timeout=20) == 7
+            with driver._lock:
+                driver._scheduler.check()
+
+
+def test_a_late_task_is_not_cancelled_before_the_scheduler_knows_it(monkeypatch):
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+        driver, answers = pool._driver, []
+        original = driver._read_inbox
+
+        def cancel_first():
+            if driver._inbox:
+                answers.append(driver.cancel(driver._inbox[0].start))
+            original()
+
+        monkeypatch.setattr(driver, "_read_inbox", cancel_first)
+        with driver._lock:
+            late = pool.submit(abs, -3)
+
+        assert late.result(timeout=20) == 3
+        assert answers == [False]
+        monkeypatch.undo()
+
+
 def test_a_bug_in_the_drivers_thread_fails_what_is_pending(monkeypatch):
     stories = []
     monkeypatch.setattr(threading, "excepthook", lambda args: stories.append(args.exc_value))
