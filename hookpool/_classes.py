@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import binascii
 import contextlib
+import copyreg
 import gc
 import itertools
 import sys
@@ -18,7 +19,13 @@ import weakref
 from _abc import _get_dump  # type: ignore[import-not-found]
 from abc import ABCMeta
 from collections.abc import Collection
-from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MemberDescriptorType
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    WrapperDescriptorType,
+)
 from typing import Any, NamedTuple
 
 from hookpool import _rebuild
@@ -133,7 +140,7 @@ def identity(cls: Any) -> _rebuild.Identity:
 
 def new_token(module: str | None, qualname: str, outline: str = "") -> str:
     """A name for an object that no other object has, and that the next run gives it again."""
-    data = outline.encode(errors="surrogatepass")
+    data = _utf8(outline)
     stem = f"{module}.{qualname}#{binascii.crc32(data):08x}"
     count = next(_counts.setdefault(stem, itertools.count(1)))
     return f"{stem}.{count}{_rebuild.origin()}"
@@ -157,6 +164,10 @@ def _outline(cls: Any) -> str:
     return "\n".join(parts)
 
 
+def _utf8(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
+
+
 def _described_base(base: Any) -> str:
     if base.__flags__ & HEAP and not is_importable(base):
         return identity(base).token
@@ -173,9 +184,10 @@ def _described(value: Any, met: set[int], depth: int = 0) -> str:
         return repr(value)
     if kind is int:
         return f"{value:x}"  # decimal digits are limited
-    if kind in (str, bytes):
-        data = value.encode(errors="surrogatepass") if kind is str else value
-        return repr(value) if len(data) <= _LONG else f"{len(data)}:{binascii.crc32(data)}"
+    if kind is bytes:
+        return f"{len(value)}:{binascii.crc32(value)}"
+    if kind is str:
+        return repr(value) if len(value) <= _LONG else _described(_utf8(value), met)
     if depth < _DEEP and len(met) < _LONG and id(value) not in met:
         met.add(id(value))
         parts = _parts(value, kind)
@@ -293,6 +305,34 @@ def _registered(cls: Any) -> list[Any]:
     return sorted(found, key=lambda one: (str(one.__module__), one.__qualname__))
 
 
+# What `pickle` asks an instance for; what its class says of it is looked at in `is_simple`.
+OWN_WAYS = frozenset(
+    {"__getnewargs__", "__getnewargs_ex__", "__getstate__", "__reduce__", "__reduce_ex__"}
+)
+
+
+class _Ordinary:
+    """As large as instances that have a ``__dict__``, and nothing else to be pickled."""
+
+
+def is_simple(kind: Any) -> bool:
+    """Whether all that `object.__reduce_ex__` would find in an instance is its ``__dict__``.
+
+    Then it need not be asked for each one, which takes longer than to say it in Python.
+    """
+    return (
+        kind.__basicsize__ == _Ordinary.__basicsize__
+        and kind.__dictoffset__ == _Ordinary.__dictoffset__
+        and kind.__reduce_ex__ is _Ordinary.__reduce_ex__
+        and kind.__reduce__ is _Ordinary.__reduce__
+        and kind.__getstate__ is _Ordinary.__getstate__
+        and not hasattr(kind, "__getnewargs_ex__")
+        and not hasattr(kind, "__getnewargs__")
+        and not any("__slots__" in dict_of(one) for one in kind.__mro__)
+        and kind not in copyreg.dispatch_table
+    )
+
+
 # ---------------------------------------------------------------------------------------------
 # Enumerations
 # ---------------------------------------------------------------------------------------------
@@ -331,6 +371,15 @@ def c_base(cls: Any) -> Any:
         if type(new) is BuiltinFunctionType and new.__self__ is kind:
             return kind
     return object
+
+
+def exception_base(cls: Any) -> Any:
+    """The nearest class of an exception that is written in C: its `__init__` fills the fields."""
+    for kind in cls.__mro__:
+        own = dict_of(kind)
+        if not kind.__flags__ & HEAP or type(own.get("__init__")) is WrapperDescriptorType:
+            return kind
+    return BaseException
 
 
 def _new_arguments(base: Any, obj: Any) -> tuple[Any, ...]:

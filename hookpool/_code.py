@@ -173,6 +173,8 @@ def _globals(code: CodeType) -> Iterator[str]:
 
 def _words(parts: list[CodeType]) -> tuple[str, ...]:
     """All names that may be attributes, and what ``getattr(package, "name")`` may be given."""
+    if len(parts) == 1 and "getattr" not in parts[0].co_names:
+        return parts[0].co_names  # the commonest case; a few microseconds less
     words = dict.fromkeys(name for part in parts for name in part.co_names)
     if "getattr" in words:
         words |= dict.fromkeys(

@@ -224,6 +224,7 @@ class Ledger:
                     break
             else:  # of no concern to any hook or table: the C pickler does not ask for these
                 return Packet(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
+        parts = parts or {"object": obj}
         packet = self._written(_LedgerPickler, obj, parts, self._lender)
         if packet.notes is not None and packet.notes.captures:
             with self._lock:
@@ -245,8 +246,10 @@ class Ledger:
         pickler.ledger = self
         try:
             data = pickler.pickled(obj) if lender is None else pickler.gathered(obj, lender)
-        except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
-            raise_explained(error, parts or {"object": obj})
+        except Exception as error:
+            if parts is None:
+                raise
+            raise_explained(error, parts)
         notes, pickler.notes, pickler.ledger = pickler.notes, None, None
         pickler.release(len(data))
         if notes is None:
@@ -258,7 +261,8 @@ class Ledger:
         definition = self.current_definition(cls, version, asking)
         if definition is not None:
             return definition
-        packet = self._written(_ClassPickler, cls, {"the class": cls})
+        # An error is explained where it is known how the class was come by.
+        packet = self._written(_ClassPickler, cls, None)
         assert packet.notes is not None
         captures, inside = packet.notes.captures, packet.notes.inside.values()
         with self._lock:

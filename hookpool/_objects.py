@@ -543,19 +543,26 @@ def without_handing_over() -> Iterator[None]:
 def _reduce_exception(pickler: Any, error: BaseException) -> Reduced:
     """With all attributes and the chain, and made without the `__init__` that may want more."""
     cls = type(error)
-    base = _classes.c_base(cls)
-    chain = _chain(pickler, error)
-    if chain is None and cls.__init__ is base.__init__ and cls.__new__ is base.__new__:
+    base = _classes.exception_base(cls)
+    chain, named = _chain(pickler, error), getattr(error, "name", None)
+    is_named = named is not None and isinstance(error, (NameError, AttributeError))
+    is_plain = cls.__init__ is base.__init__ and cls.__new__ is base.__new__
+    if is_plain and chain is None and not is_named:
         return NotImplemented
     reduced = error.__reduce_ex__(4)
     if type(reduced) is not tuple or len(reduced) > 3:
         return NotImplemented
     make, args, *rest = reduced
     slots = _classes.slot_values(cls, error)
+    if is_named:
+        slots["name"] = named  # the standard library's own pickle has it since 3.12 only
+    raw = error.args
+    if isinstance(error, BaseExceptionGroup):
+        args = raw = error.message, list(error.exceptions), error.args
     if cls.__reduce__ is base.__reduce__ and make is cls:
         made: tuple[Any, ...] = (there.exception, (cls, base, args))
     else:
-        made = (there.exception_via, (make, args, (cls, base, error.args)))
+        made = (there.exception_via, (make, args, (cls, base, raw)))
     own = rest[0] if rest else None
     if chain is None and own is None and not slots:
         return made

@@ -165,8 +165,15 @@ def context_variable(token: str, name: str, default: tuple[Any, ...]) -> Any:
 
 def exception(cls: Any, base: Any, args: tuple[Any, ...]) -> Any:
     """An exception made without its own `__init__`, whose arguments nobody recorded."""
-    made = base.__new__(cls, *args)
-    base.__init__(made, *args)
+    if issubclass(base, BaseExceptionGroup):
+        message, exceptions, args = args
+        made = base.__new__(cls, message, exceptions)
+    else:
+        made = base.__new__(cls, *args)
+    try:
+        base.__init__(made, *args)
+    except Exception:  # noqa: BLE001 - the `__init__` nobody runs would have given it others
+        made.args = args
     return made
 
 

@@ -92,15 +92,21 @@ def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
     The hook is called for each object that is not of a basic type.  On Python 3.11 a method that
     reads an attribute of its instance adds twice as much to the time of a small object.
     """
-    plain = _plain
+    plain, simple, has_no_way = _plain, pickler.simple, _classes.OWN_WAYS.isdisjoint
 
     def reducer_override(obj: Any, /) -> Any:
+        kind = type(obj)
         try:
-            if type(obj) in plain:
+            if kind in plain:
+                return NotImplemented
+            if kind in simple:
+                own = obj.__dict__
+                if has_no_way(own):
+                    return _newobj, (kind,), own or None
                 return NotImplemented
         except TypeError:  # a metaclass makes the class unhashable
             pass
-        if type(obj) is FunctionType and pickler.table is None:
+        if kind is FunctionType and pickler.table is None:
             return NotImplemented if obj in _ours else reduce_function(pickler, obj)
         return _reducer_override(pickler, obj)
 
@@ -126,7 +132,8 @@ def _reducer_override(pickler: HookPickler, obj: Any, /) -> Any:
     except KeyError:
         plan = _plans.learn(kind)
     if plan is None:
-        pickler.lend(kind)
+        if kind not in _plain:
+            pickler.lend(kind)
         return NotImplemented
     # Here, and not in the plans: registrations of users come first, and may come late.
     if pickler.table is not None and plan not in _objects.UNRANKED and kind in pickler.table:
@@ -134,6 +141,10 @@ def _reducer_override(pickler: HookPickler, obj: Any, /) -> Any:
     if plan not in _unranked and kind in _copyreg_table:
         return NotImplemented
     return plan(pickler, obj)
+
+
+# What `object.__reduce_ex__` gives; the C pickler knows it by its name.
+_newobj: Any = copyreg.__newobj__  # type: ignore[attr-defined]
 
 
 class HookPickler(_CPickler):
@@ -152,12 +163,13 @@ class HookPickler(_CPickler):
     42
     """
 
-    __slots__ = ("_lent", "met", "protocol", "root", "table")
+    __slots__ = ("_lent", "met", "protocol", "root", "simple", "table")
 
     root: Any  # what is being dumped
     table: Any  # the user's dispatch table
     met: dict[int, Any]  # id of a function, cell, globals... -> what its plan has to remember
     protocol: int
+    simple: set[type]  # types found to be simple in this dump, see `_classes.is_simple`
     _lent: list[type] | None  # types that are in `_plain` for this dump
 
     #: Makes a function there.
@@ -186,6 +198,7 @@ class HookPickler(_CPickler):
     def start(self) -> None:
         """Begin with an empty memo."""
         self.met = {}
+        self.simple = set()
         self.table = self._lent = None
 
     def dump(self, obj: Any, /) -> None:
@@ -213,12 +226,17 @@ class HookPickler(_CPickler):
         try:
             _c_dump(self, obj)
         finally:
+            self.simple.clear()
             if self._lent is not None:
                 self._end_loan()
 
     def lend(self, kind: type) -> None:
-        """Leave objects of a type to the C pickler without asking, until this dump ends."""
+        """Take objects of a type for what the first one was, until this dump ends."""
         if type(kind).__hash__ is None:
+            return
+        is_modern = not 0 <= self.protocol < 2  # below, copyreg has ways of its own
+        if is_modern and self.table is None and _classes.is_simple(kind):
+            self.simple.add(kind)
             return
         if self._lent is None:
             self._lent = []
@@ -344,6 +362,8 @@ class ReusablePickler(HookPickler):
         self.root = None
         if self.met:
             self.met = {}
+        if self.simple:
+            self.simple.clear()
         if self._lent is not None:
             self._end_loan()
         self.spare.append(self)
@@ -605,11 +625,20 @@ def _reduce_function(pickler: HookPickler, fn: FunctionType) -> Any:
 
 
 def _reduce_class(pickler: HookPickler, cls: Any) -> Any:
-    if is_importable(cls):
+    is_static = not cls.__flags__ & _classes.HEAP
+    if is_static and cls in _named_statics:
         return NotImplemented
-    if not cls.__flags__ & _classes.HEAP:
+    if is_importable(cls):
+        if is_static:
+            _named_statics.add(cls)
+        return NotImplemented
+    if is_static:
         return _objects.reduce_builtin_class(cls)
     return pickler.reduce_class(cls)
+
+
+# Classes that live as long as the program, and go by names that nobody changes.
+_named_statics: set[Any] = set()
 
 
 def _reduce_registered(_: HookPickler, obj: Any) -> Any:
@@ -651,7 +680,7 @@ class _Plans:
     def learn(self, kind: type) -> Plan | None:
         """The plan for a type met for the first time."""
         plan = _reduce_class if issubclass(kind, type) else _objects.plan_for(kind)
-        if plan is None and (not kind.__flags__ & _classes.HEAP or is_importable(kind)):
+        if plan is None and not kind.__flags__ & _classes.HEAP:  # it lives as long as we do
             _plain.add(kind)
             return None
         ident, known, watched = id(kind), self.known, self._watched

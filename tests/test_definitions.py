@@ -409,3 +409,31 @@ def test_a_ledger_is_gone_with_its_last_user() -> None:
         assert watched() is None
     finally:
         gc.enable()
+
+
+def test_a_global_that_also_sits_in_a_cell_is_one_object_with_the_first_function_only(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page on limits says: a global is sent once, a closure with its function."""
+    shared = {"n": 0}
+    monkeypatch.setattr(sys.modules[__name__], "cache", shared)
+
+    def count() -> tuple[bool, int, int]:
+        cache["n"] += 1
+        return cache is shared, cache["n"], shared["n"]
+
+    def look() -> tuple[bool, int, int]:
+        return cache is shared, cache["n"], shared["n"]
+
+    assert [pool.run(count), pool.run(count)] == [(True, 1, 1), (True, 2, 2)]
+    assert pool.run(look) == (False, 2, 0)
+
+
+def test_what_makes_a_class_untransportable_is_found_from_the_arguments_on() -> None:
+    """The class is pickled for itself, inside the dump of the arguments."""
+
+    class Model:
+        lines = (one for one in ())
+
+    with pytest.raises(pickle.PicklingError, match=r"args\[0\] -> its class .*Model -> attribute"):
+        Ledger().dump((Model(),), {"args": (Model(),)})

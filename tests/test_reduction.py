@@ -802,3 +802,107 @@ def test_functions_of_a_module_run_with_m_import_relatively(tmp_path: Path) -> N
 
     assert done.stderr == b"[1, 42]\n"
     assert there.stdout == b"[1, 42]\n"
+
+
+# -- instances ------------------------------------------------------------------------------------
+
+
+class Simple:
+    def __init__(self, **own: Any) -> None:
+        vars(self).update(own)
+
+
+class Stateful(Simple):
+    def __getstate__(self) -> Any:
+        return {"state": 1}
+
+
+class Slotted:
+    __slots__ = ("__dict__", "x")
+
+
+def test_many_instances_are_written_as_pickle_writes_them() -> None:
+    """After the first of a simple class, the others are not asked how they want to be reduced."""
+    reduction.unregister_pickle_by_value(HERE)
+    slotted = Slotted()
+    slotted.x, slotted.y = 1, 2  # type: ignore[attr-defined]
+    odd = Simple(a=1)
+    odd.__reduce_ex__ = lambda _: (str, ("odd",))  # type: ignore[method-assign,assignment]
+    objects = [Simple(a=1), Simple(), Simple(b=[1]), Stateful(a=1), Stateful(), slotted, slotted]
+    try:
+        for protocol in range(6):
+            some = objects if protocol > 1 else objects[:-2]  # older ones refuse slots
+            assert dumps(some, protocol) == pickle.dumps(some, protocol)
+        assert loads(dumps([Simple(), odd, Simple(a=2)]))[1] == "odd"
+    finally:
+        reduction.register_pickle_by_value(HERE)
+
+
+def test_how_instances_are_reduced_is_looked_at_in_each_dump(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = [Simple(a=1), Simple(a=2)]
+    dumps(pair)
+    monkeypatch.setattr(Simple, "__reduce__", lambda self: (int, (self.a,)), raising=False)
+    assert loads(dumps(pair)) == [1, 2]
+    monkeypatch.undo()
+
+    monkeypatch.setitem(copyreg.dispatch_table, Simple, lambda one: (int, (-one.a,)))
+    assert loads(dumps(pair)) == [-1, -2]
+
+
+def test_a_lambda_takes_no_more_bytes_than_others_need() -> None:
+    cloudpickle = pytest.importorskip("cloudpickle")
+    table, offset = {"a": 1}, 3
+
+    def decorate(fn: Any) -> Any:
+        return functools.wraps(fn)(lambda *args: fn(*args))
+
+    for fn in (lambda x: x * 2, lambda x: table.get(x, offset), decorate(lambda x: x)):
+        assert len(dumps(fn)) <= 1.1 * len(cloudpickle.dumps(fn))
+
+
+# -- exceptions -----------------------------------------------------------------------------------
+
+
+class Coded(ExceptionGroup[Exception]):
+    def __new__(cls, message: str, errors: list[Exception], code: int) -> Coded:
+        self = super().__new__(cls, message, errors)
+        self.code = code
+        return self
+
+    code: int
+
+
+class Silent(UnicodeDecodeError):
+    """Does not tell its base what it was given."""
+
+    def __init__(self, reason: str) -> None:
+        self.why = reason
+
+
+def test_exceptions_of_builtin_kinds_keep_their_fields(elsewhere: Elsewhere) -> None:
+    try:
+        undefined_here  # type: ignore[name-defined]  # noqa: B018
+    except NameError as error:
+        unknown = error
+    try:
+        types.missing  # type: ignore[attr-defined]  # noqa: B018
+    except AttributeError as error:
+        missing = error
+    coded, silent = Coded("group", [ValueError(1)], 7), Silent("because")
+    stop, leave = StopIteration(5), SystemExit(3)
+    syntax = SyntaxError("bad", ("f.py", 1, 2, "text", 1, 3))
+    for error in (stop, leave, syntax, coded):
+        error.__cause__ = KeyError("cause")
+
+    def fields() -> list[Any]:
+        return [
+            (stop.value, leave.code, syntax.filename, syntax.end_offset, str(syntax)),
+            (coded.code, coded.message, coded.args[2], coded.exceptions[0].args),
+            (silent.why, silent.args),
+            (unknown.name, missing.name, str(missing)),
+            [type(one.__cause__).__name__ for one in (stop, leave, syntax, coded)],
+        ]
+
+    assert elsewhere.call(fields) == fields()
