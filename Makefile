@@ -59,7 +59,8 @@ faults: $(call stamp,test) $(call stamp,frameworks) ## the slow tests: every way
 	@$(PYTEST) -q -m slow --timeout 300 -o faulthandler_timeout=290
 
 stress: $(call stamp,test) ## random kills with all cores busy for SECONDS=1800, then the races N=20 times over
-	@HOOKPOOL_STRESS_SECONDS=$(SECONDS) $(PYTEST) -q -x -m stress tests/test_stress.py
+	@HOOKPOOL_STRESS_SECONDS=$(SECONDS) $(PYTEST) -q -x -m stress \
+	    -o faulthandler_timeout=0 tests/test_stress.py
 	@for n in $$(seq $(N)); do echo "round $$n"; $(PYTEST) -q -x -m stress --timeout 300 -o faulthandler_timeout=290 \
 	    --ignore tests/test_stress.py; done
 

@@ -25,19 +25,21 @@ pytestmark = [
     ),
 ]
 
+#: What fails, and what of DESIGN's contract it contradicts.
+KILLED_CHILD = {
+    "test_killed_child": "'one failure, one task': a death fails the task that ran, the pool goes "
+    "on; with on_worker_death='break' this test passes, see below",
+}
 DEVIATIONS = {
-    "test_killed_child": "the death of a worker fails the task it ran, and nothing else; with "
-    "on_worker_death='break' this test passes, see below",
-    "test_max_tasks_per_child_defaults_to_spawn_context": "the default context is hookpool's, "
-    "which replaces workers as safely as spawn does",
-    "test_python_finalization_error": "it forbids the executor its second thread and expects "
-    "the pool to break: there is no second thread, so everything works",
+    "test_max_tasks_per_child_defaults_to_spawn_context": "'the default mp_context is "
+    "hookpool's': it replaces workers as safely as spawn does",
+    "test_python_finalization_error": "'every wait is bounded or has a wake-up', by one thread: "
+    "it forbids the executor its second thread and expects the pool to break; there is no second",
 }
-#: Fails whenever no worker was ready within the microseconds between submit and shutdown.
-MAY_FAIL = {
-    "test_cancel_futures": "cancel() is true until a worker has claimed the task: shutdown with "
-    "cancel_futures cancels all that is not running, where the test counts on a started one",
-}
+#: How many there are in 3.13.0 and how many of them the interpreter's tests skip for a method:
+#: those about max_tasks_per_child and reuse on fork, about Windows, about other implementations.
+RAN = 63
+SKIPPED = {"hookpool": 2, "spawn": 2, "forkserver": 2, "fork": 5}
 
 
 def run(*arguments):
@@ -45,17 +47,20 @@ def run(*arguments):
     return json.loads(out[out.rindex("{") :])
 
 
+def check(result, method, deviations):
+    assert set(result["failed"]) == set(deviations)
+    assert len(result["failed"]) == len(deviations)
+    passed = result["ran"] - len(result["skipped"]) - len(result["failed"])
+    least = RAN - SKIPPED[method] - len(deviations)
+    # Later releases add tests.
+    assert passed == least if sys.version_info[:3] == (3, 13, 0) else passed >= least
+
+
 @pytest.mark.parametrize("method", ["hookpool", "spawn", "forkserver", "fork"])
 def test_the_standard_tests_pass(method):
-    result = run(method)
-
-    assert result["ran"] >= 60
-    assert set(result["failed"]) - set(MAY_FAIL) == set(DEVIATIONS)
-    assert len(result["failed"]) <= 4
+    check(run(method), method, DEVIATIONS | KILLED_CHILD)
 
 
 @pytest.mark.parametrize("method", ["hookpool", "spawn", "forkserver", "fork"])
 def test_the_tests_about_a_killed_child_pass_when_a_death_breaks_the_pool(method):
-    result = run(method, "--break")
-
-    assert set(result["failed"]) - set(MAY_FAIL) == set(DEVIATIONS) - {"test_killed_child"}
+    check(run(method, "--break"), method, DEVIATIONS)

@@ -456,6 +456,23 @@ def test_a_result_that_exits_when_unpickled_fails_its_future_whoever_reads_it(ho
             assert caught(pool.submit(faults.AtUnpickle, how)) is errors.CannotUnpickle
 
 
+@pytest.mark.xfail(
+    reason="it ends the driver's thread, and what came in the same message waits for ever: not "
+    "even run, since the next test would hear of the thread",
+    run=False,
+)
+def test_a_callback_that_raises_what_is_no_exception_hurts_no_task(tmp_path):
+    gate = str(tmp_path / "gate")
+    os.mkfifo(gate)
+    with HookPoolExecutor(1) as pool:
+        futures = [pool.submit(faults.wait_at, gate), pool.submit(abs, -1)]
+        futures[0].add_done_callback(lambda _: sys.exit())  # it runs in the driver's thread
+        _open_gate(gate)
+
+        assert futures[1].result(timeout=10) == 1
+        check_pool(pool)
+
+
 DEADLY_RESULT = """
 import os
 from hookpool import HookPoolExecutor
