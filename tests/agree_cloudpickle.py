@@ -15,9 +15,10 @@ import tarfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.archives import archive
+
 VERSION = "2.2.1"
 ROOT = Path(__file__).parents[1]
-CACHE = ROOT / "build" / "agree"
 
 FACADE = """\
 import io, pickle
@@ -36,29 +37,9 @@ def __getattr__(name):
 """
 
 
-class NotToBeHadError(Exception):
-    """The archive is not in the cache and cannot be downloaded."""
-
-
-def archive() -> Path:
-    """The source archive, downloaded once."""
-    path = CACHE / f"cloudpickle-{VERSION}.tar.gz"
-    if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
-        command += [str(CACHE), "--no-binary", ":all:", f"cloudpickle=={VERSION}"]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        except subprocess.CalledProcessError as error:
-            raise NotToBeHadError(error.stderr.strip().splitlines()[-1:]) from error
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise NotToBeHadError(str(error)) from error
-    return path
-
-
 def unpack(folder: Path, module: str) -> Path:
     """Lay out the tests in `folder`, beside a `cloudpickle` that is `module`."""
-    with tarfile.open(archive()) as tar:
+    with tarfile.open(archive("cloudpickle", VERSION)) as tar:
         tar.extractall(folder, filter="data")
     root = folder / f"cloudpickle-{VERSION}"
     shutil.rmtree(root / "cloudpickle")

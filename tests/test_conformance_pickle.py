@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests import agree_cloudpickle
+from tests import agree_cloudpickle, archives
 from tests.helpers import ROOT, run_python
 
 # --- the interpreter's tests -----------------------------------------------------------------
@@ -89,7 +89,7 @@ LEFT_OUT = {
 def test_cloudpickles_own_tests_pass(tmp_path: Path) -> None:
     try:
         outcomes = agree_cloudpickle.run(tmp_path, "hookpool.reduction")
-    except agree_cloudpickle.NotToBeHadError as error:
+    except archives.NotToBeHadError as error:
         pytest.skip(f"cloudpickle's source archive cannot be had: {error}")
     failed = {name: said for name, said in outcomes.items() if said is not None}
     surprises = {name: said for name, said in failed.items() if _plain(name) not in LEFT_OUT}

@@ -1,0 +1,5 @@
+"""Its pickler."""
+
+from hookpool.reduction import dumps
+
+__all__ = ["dumps"]
