@@ -37,6 +37,8 @@ def reduce_function(pickler: Any, fn: FunctionType) -> Any:
     if ready is not None:
         return pickler.make_function, ready[0]
     own = _attributes(fn, known)
+    if own is None and not known.names and fn.__closure__ is None:  # as most methods
+        return pickler.make_function, (known.data or fn.__code__, _home(pickler, fn))
     whole = _whole(pickler, fn, known, own)
     if whole is not None:
         return pickler.make_function, whole
