@@ -455,7 +455,7 @@ CASES: dict[str, Case] = {
             cold_start,
             "submit_wait",
             (1, 1),
-            (1, 4),
+            (1, 3),
             baseline="ppe-spawn",
             starts=True,
         ),
@@ -485,7 +485,7 @@ CASES: dict[str, Case] = {
             round_trip,
             "submit_wait",
             (100, 1_000),
-            (1, 5),
+            (1, 4),
             statistics=P50_AND_P99,
         ),
         _case(
@@ -494,7 +494,7 @@ CASES: dict[str, Case] = {
             round_trip_one_core,
             "submit_wait",
             (100, 1_000),
-            (0, 3),
+            (0, 2),
             statistics=P50_AND_P99,
         ),
         _case(
@@ -519,7 +519,7 @@ CASES: dict[str, Case] = {
             map_many,
             "map_many",
             (1_000, 20_000),
-            (1, 5),
+            (1, 3),
         ),
         *(
             _case(
@@ -540,7 +540,7 @@ CASES: dict[str, Case] = {
             memory_of_a_stream,
             "consume",
             (1_000, 100_000),
-            (0, 2),
+            (0, 1),
             unit="B",
             baseline="pool-fork",
         ),
@@ -569,7 +569,7 @@ CASES: dict[str, Case] = {
             array_argument_1,
             "submit_wait",
             (10, 20),
-            (1, 3),
+            (1, 2),
         ),
         _case(
             "array_argument_100",
@@ -577,7 +577,7 @@ CASES: dict[str, Case] = {
             array_argument_100,
             "submit_wait",
             (1, 1),
-            (0, 2),
+            (0, 1),
         ),
         _case(
             "array_result_1",
@@ -585,7 +585,7 @@ CASES: dict[str, Case] = {
             array_result_1,
             "submit_wait",
             (10, 20),
-            (0, 3),
+            (0, 2),
         ),
         _case(
             "array_result_100",
@@ -593,7 +593,7 @@ CASES: dict[str, Case] = {
             array_result_100,
             "submit_wait",
             (1, 1),
-            (0, 2),
+            (0, 1),
         ),
         _case(
             "big_closure",
@@ -609,7 +609,7 @@ CASES: dict[str, Case] = {
             big_closure_submit,
             "submit_many",
             (10, 200),
-            (0, 2),
+            (0, 1),
         ),
         _case(
             "many_objects",
@@ -617,11 +617,11 @@ CASES: dict[str, Case] = {
             many_objects,
             "map_many",
             (10, 200),
-            (0, 3),
+            (0, 2),
         ),
         _case(
             "scenario_numerical",
-            "twenty filters over one image of 18 MB",
+            "twenty filters over one image of 8 MB",
             scenarios.numerical,
             "start_with map_many",
             (4, 20),
@@ -652,7 +652,7 @@ CASES: dict[str, Case] = {
             recovery,
             "submit_wait",
             (1, 1),
-            (1, 3),
+            (1, 2),
             limit=10.0,
         ),
         _case(
@@ -661,7 +661,7 @@ CASES: dict[str, Case] = {
             process_start_join,
             "run_process",
             (3, 10),
-            (0, 3),
+            (0, 2),
             baseline="pool-fork",
             starts=True,
         ),

@@ -219,7 +219,7 @@ def table(records: Sequence[Record]) -> str:
     """The rows that are known, and how many are met."""
     found = [(target, finding) for target, finding in rows(records) if finding.met is not None]
     lines = [
-        f"  {target.what:34}{target.must():38}{'met' if finding.met else 'MISSED':8}"
+        f"  {target.what:34}{target.must():44}{'met' if finding.met else 'MISSED':8}"
         f"{finding.measured}"
         for target, finding in found
     ]
