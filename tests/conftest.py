@@ -25,9 +25,12 @@ from hypothesis import HealthCheck, settings
 
 from tests.processes import describe_process
 
-# A shell makes what it runs in the background deaf to Ctrl-C, and so all that this starts.
+# A shell makes what it runs in the background deaf to Ctrl-C, and so all that this starts; nohup
+# to the end of the terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("fast", max_examples=50, deadline=None)
 settings.register_profile(
