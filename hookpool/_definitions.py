@@ -358,6 +358,8 @@ class _LedgerPickler(TaskPickler):
 
     __slots__ = ("ledger", "notes")
 
+    gathers = True
+
     def __init__(self) -> None:
         super().__init__()
         self.ledger: Ledger | None = None
@@ -502,6 +504,8 @@ class _ShelfPickler(ReusablePickler):
     """Writes results."""
 
     __slots__ = ("shelf",)
+
+    gathers = True
 
     shelf: Shelf | None
 

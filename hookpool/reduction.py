@@ -89,8 +89,7 @@ _ours = frozenset(
 def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
     """`HookPickler.reducer_override`, as a closure instead of a bound method.
 
-    The hook is called for each object that is not of a basic type.  On Python 3.11 a method that
-    reads an attribute of its instance adds twice as much to the time of a small object.
+    On Python 3.11 a method that reads an attribute of its instance would take twice as long.
     """
     plain, simple, has_no_way = _plain, pickler.simple, _classes.OWN_WAYS.isdisjoint
 
@@ -295,6 +294,8 @@ class ReusablePickler(HookPickler):
 
     __slots__ = ("_chunks", "_large", "reducer_override")
 
+    #: Whether `gathered` is to be used: to be asked about each array takes half a microsecond.
+    gathers = False
     #: Picklers that nobody uses; each subclass has a list of its own.
     spare: ClassVar[list[Any]] = []
     protocol = _HIGHEST
@@ -303,7 +304,8 @@ class ReusablePickler(HookPickler):
         self._chunks: list[Any] = []
         #: Buffers that are left out of the pickle, in order.
         self._large = _Large()
-        _c_init(self, _Sink(self._chunks.append), _HIGHEST, True, partial(_stays, self._large))
+        buffers = (True, partial(_stays, self._large)) if self.gathers else ()
+        _c_init(self, _Sink(self._chunks.append), _HIGHEST, *buffers)
         self.start()
         self.root = None
         self.reducer_override = _hook_of(self)
@@ -331,6 +333,7 @@ class ReusablePickler(HookPickler):
 
         The C pickler gives long `bytes` to its file as they are, so they are copied only once.
         """
+        assert self.gathers
         large, chunks = self._large, self._chunks
         large.threshold = least = lender.least()
         self.root = obj
