@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures._base import LOGGER
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ _lock = threading.RLock()
 
 class Pool(Protocol):
     """What a future asks its pool."""
+
+    #: The pool's own thread, where most futures are settled.
+    thread: threading.Thread | None
 
     def cancel(self, number: int) -> bool:
         """Whether the task had not been started and now never will be."""
@@ -165,6 +169,21 @@ class HookFuture(Future[T]):
     def has_callbacks(self) -> bool:
         """Whether the outcome makes code of the user run."""
         return "_condition" in self.__dict__ and bool(self._done_callbacks)
+
+    def _invoke_callbacks(self) -> None:
+        """As in the standard library, but for what is no `Exception`.
+
+        In the pool's own thread that would end the thread, and with it every other task. In a
+        user's thread it may be Ctrl-C.
+        """
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException as error:
+                in_pool = self._pool.thread is threading.current_thread()
+                if not isinstance(error, Exception) and not in_pool:
+                    raise
+                LOGGER.exception("exception calling callback for %r", self)
 
     # -- the pool's word --------------------------------------------------------------------
 

@@ -29,7 +29,6 @@ SENT_LATER = (
     "the argument that ends the worker dies with the task's frame, before the result is sent: "
     "what a worker has not sent when it dies fails, and says that it may have run"
 )
-CALLBACK = "a done-callback that raises SystemExit ends the driver's thread: see test_faults.py"
 
 EXECUTOR = {
     "test_shutdown_with_sys_exit_at_pickle": AT_SUBMIT,
@@ -43,7 +42,6 @@ EXECUTOR = {
 REUSABLE = {
     "test_crashes[id-args0-PicklingError-None]": AT_SUBMIT,
     "test_in_callback_submit_with_crash[id-args0-PicklingError-None]": AT_SUBMIT,
-    "test_callback_crash_on_submit": CALLBACK,
     "test_deadlock_kill": NO_WARNING,
     "test_kill_after_resize_call": NO_WARNING,
     "test_reusable_executor_resize": NO_WARNING,

@@ -16,6 +16,8 @@ from hookpool._future import HookFuture, settle
 class Pool:
     """Says of every task what it is told to say."""
 
+    thread = None
+
     def __init__(self, cancels=False, runs=False):
         self.cancels = cancels
         self.runs = runs
@@ -75,6 +77,30 @@ def test_all_that_look_like_a_standard_future_see_one():
     assert wait([first, second], return_when=ALL_COMPLETED).not_done == set()
     assert {future.result() for future in as_completed([first, second])} == {1, 2}
     assert "finished" in repr(first)
+
+
+def test_what_a_callback_raises_is_logged_and_the_next_one_is_called(caplog):
+    future = make()
+    future._pool.thread = threading.current_thread()  # where nothing may come through
+    called = []
+    for what in (ValueError("plain"), SystemExit("exit"), KeyboardInterrupt("ctrl-c")):
+        future.add_done_callback(lambda _, what=what: (called.append(what), _raise(what)))
+    settle([(future, 1)])
+
+    assert len(called) == 3
+    assert len(caplog.records) == 3
+
+
+def test_ctrl_c_in_a_callback_comes_through_in_a_users_thread():
+    future = make(cancels=True)
+    future.add_done_callback(lambda _: _raise(KeyboardInterrupt()))
+
+    with pytest.raises(KeyboardInterrupt):
+        future.cancel()
+
+
+def _raise(error):
+    raise error
 
 
 def test_asyncio_takes_it():
