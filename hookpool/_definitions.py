@@ -19,12 +19,12 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookpool import _classes, _rebuild
 from hookpool._buffers import Lender, Parcel, loads
-from hookpool._functions import ATOMS, snapshot
-from hookpool._importable import function_home, is_importable
+from hookpool._functions import ATOMS
+from hookpool._importable import function_home
 from hookpool._rebuild import loading
 from hookpool.reduction import (
     ReusablePickler,
@@ -34,6 +34,9 @@ from hookpool.reduction import (
     raise_explained,
     stands_for_itself,
 )
+
+if TYPE_CHECKING:
+    from hookpool._watch import Watch
 
 # Functions and classes remembered by a ledger.  A program that makes more in a loop (lambdas, one
 # per call) forgets the oldest; what is forgotten is sent again if it is used again.
@@ -123,14 +126,27 @@ class _Notes:
         self.inside: dict[int, tuple[Any, int]] = {}
 
 
-class _Entry(NamedTuple):
+class _Entry:
     """What a ledger knows of a function or class."""
 
-    ref: Callable[[], Any]
-    version: int  # of a class
-    definition: Definition
-    captures: _Captures
-    snapshot: Any = None  # of a function, if one can be had
+    __slots__ = ("captures", "definition", "ref", "version", "watch", "writes")
+
+    def __init__(
+        self,
+        ref: Callable[[], Any],
+        version: int,
+        definition: Definition,
+        captures: _Captures,
+        watch: Watch | None = None,
+        writes: int = 0,
+    ) -> None:
+        self.ref = ref
+        self.version = version  # of a class
+        self.definition = definition
+        self.captures = captures
+        self.watch = watch  # None: of a class
+        #: `Ledger._writes` when the captures were last known to be the latest.
+        self.writes = writes
 
 
 class Ledger:
@@ -145,7 +161,7 @@ class Ledger:
         #: Numbers that mean nothing any more; only ever appended to, by finalizers.
         self.forgotten: deque[int] = deque()
         self._numbers = itertools.count(1)
-        #: Guards the three below.
+        #: Guards the four below.
         # Re-entrant, for a signal handler that submits while its own thread is in here: it finds
         # whole entries, and at worst makes a definition twice.
         self._lock = threading.RLock()
@@ -154,6 +170,8 @@ class Ledger:
         self._classes: OrderedDict[int, _Entry] = OrderedDict()
         #: What each name of each shared namespace was when it was last written for a worker.
         self._latest: _Captures = {}
+        #: How often that has changed.
+        self._writes = 0
         #: Ids of functions that have died; appended to by weak references.
         self._dead: deque[int] = deque()
 
@@ -166,13 +184,27 @@ class Ledger:
         Raises:
             pickle.PicklingError: the function captures something that cannot travel.
         """
-        if not _is_definable(fn):
-            return None
-        now = _snapshot(fn)
-        if now is not None:
-            definition = self._unchanged(fn, now)
-            if definition is not None:
-                return definition
+        # Without the lock: entries are found whole, and do not change but for `writes`.
+        entry = self._functions.get(id(fn))
+        if (
+            entry is not None
+            and entry.ref() is fn
+            and entry.watch is not None
+            and entry.watch.is_unchanged(fn)
+            and (not entry.captures or self._is_still_latest(entry))
+        ):
+            # Until many are known none is forgotten, and it does not matter which one is first.
+            if len(self._functions) > KEPT // 2:
+                self._keep(fn)
+            return entry.definition
+        return self._call_changed(fn) if _is_definable(fn) else None
+
+    def _call_changed(self, fn: Any) -> Definition:
+        """The definition of what may have changed: only its pickle tells."""
+        # Imported late: a worker, which has only the shelf, would pay for it.
+        from hookpool._watch import watch
+
+        now = watch(fn)  # before it is pickled: what changes in between shows next time
         packet = self._written(_LedgerPickler, fn, {"the function": fn})
         data, captures = packet.data, packet.notes.captures if packet.notes else {}
         with self._lock:
@@ -183,29 +215,30 @@ class Ledger:
                 and entry.definition.data == data
                 and self._is_latest(captures)
             ):
-                self._functions.move_to_end(id(fn))
-                return entry.definition
-            definition = self._define(data, packet.needs, ())
-            self._latest.update(captures)
-            self._bury()
-            ref = weakref.ref(fn, self._mourn(id(fn)))
-            entry = _Entry(ref, 0, definition, captures, now)
+                definition, ref = entry.definition, entry.ref
+            else:
+                definition = self._define(data, packet.needs, ())
+                self._note(captures)
+                self._bury()
+                ref = weakref.ref(fn, self._mourn(id(fn)))
+            entry = _Entry(ref, 0, definition, captures, now, self._writes)
             self._remember(self._functions, fn, entry)
         return definition
 
-    def _unchanged(self, fn: Any, now: Any) -> Definition | None:
-        """The definition of a function of which is known that it would be the same again."""
+    def _is_still_latest(self, entry: _Entry) -> bool:
+        if entry.writes == self._writes:
+            return True
         with self._lock:
-            entry = self._functions.get(id(fn))
-            if (
-                entry is None
-                or entry.ref() is not fn
-                or entry.snapshot != now
-                or not self._is_latest(entry.captures)
-            ):
-                return None
-            self._functions.move_to_end(id(fn))
-            return entry.definition
+            if not self._is_latest(entry.captures):
+                return False
+            entry.writes = self._writes
+        return True
+
+    def _keep(self, fn: Any) -> None:
+        """Have others forgotten first."""
+        with self._lock:
+            if id(fn) in self._functions:
+                self._functions.move_to_end(id(fn))
 
     def dump(self, obj: Any, parts: Mapping[str, Any] | None = None) -> Packet:
         """Pickle arguments, classes in it by reference to their definitions.
@@ -228,7 +261,7 @@ class Ledger:
         packet = self._written(_LedgerPickler, obj, parts, self._lender)
         if packet.notes is not None and packet.notes.captures:
             with self._lock:
-                self._latest.update(packet.notes.captures)
+                self._note(packet.notes.captures)
         return packet
 
     def _written(
@@ -268,7 +301,7 @@ class Ledger:
         with self._lock:
             classes = tuple(one for one, _ in inside)
             definition = self._define(packet.data, packet.needs, classes)
-            self._latest.update(captures)
+            self._note(captures)
             for one, its_version in inside:
                 entry = _Entry(weakref.ref(one), its_version, definition, captures)
                 self._remember(self._classes, one, entry)
@@ -295,6 +328,12 @@ class Ledger:
         self, data: bytes, needs: tuple[Definition, ...], classes: tuple[Any, ...]
     ) -> Definition:
         return Definition(next(self._numbers), data, needs, classes, self.forgotten)
+
+    def _note(self, captures: _Captures) -> None:
+        """These values are now written for a worker."""
+        if not self._is_latest(captures):
+            self._latest.update(captures)
+            self._writes += 1
 
     def _is_latest(self, captures: _Captures) -> bool:
         """Whether no later definition has written other values to these names.
@@ -327,13 +366,6 @@ def _is_definable(fn: Any) -> bool:
     if kind is FunctionType or issubclass(kind, type):
         return True
     return kind is BuiltinFunctionType and type(fn.__self__) is ModuleType
-
-
-def _snapshot(fn: Any) -> Any:
-    """What tells at once whether a function has changed; None if only its pickle does."""
-    if is_importable(fn):
-        return True
-    return snapshot(fn) if type(fn) is FunctionType else None
 
 
 def _is_equal(before: _Capture | None, now: _Capture) -> bool:

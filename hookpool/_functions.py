@@ -51,28 +51,6 @@ def reduce_function(pickler: Any, fn: FunctionType) -> Any:
     return (*_shell(pickler, fn, known), family, None, None, _rebuild.fill_all)
 
 
-def snapshot(fn: FunctionType) -> tuple[Any, ...] | None:
-    """What a function's pickle depends on, if that is little and can be compared at once."""
-    known = facts(fn.__code__)
-    if _attributes(fn, known) is not None:
-        return None
-    space = fn.__globals__
-    values = [space.get(name, _ABSENT) for name in known.names]
-    if fn.__closure__ is not None:
-        values += map(_contents, fn.__closure__)
-    kinds = list(map(type, values))
-    return (known, kinds, values) if _EXACT.issuperset(kinds) else None
-
-
-class _Absent:
-    """No value."""
-
-
-_ABSENT = _Absent()
-# Types of values that are the same if they are equal.
-_EXACT = frozenset({type(None), bool, int, str, bytes, _Absent})
-
-
 # What a function has that may, or may not, follow from its code; in one call into C.
 _looks = operator.attrgetter(*LOOKS)
 

@@ -16,7 +16,7 @@ import weakref
 from types import FunctionType, ModuleType
 from typing import Any
 
-_MAINS = frozenset({"__main__", "__mp_main__"})
+MAINS = frozenset({"__main__", "__mp_main__"})
 
 _by_value: set[str] = set()
 _verdicts: dict[str, tuple[weakref.ref[ModuleType], bool]] = {}
@@ -47,7 +47,7 @@ def is_module_importable(name: str) -> bool:
         return known[1]
     if not isinstance(module, ModuleType):
         return False
-    verdict = name not in _MAINS and _is_found_again(name, module)
+    verdict = name not in MAINS and _is_found_again(name, module)
     _verdicts[name] = weakref.ref(module), verdict
     return verdict
 
@@ -99,6 +99,11 @@ def list_registry_pickle_by_value() -> set[str]:
     return _by_value.copy()
 
 
+def is_registry(names: set[str]) -> bool:
+    """Whether these are the names that are registered now."""
+    return names == _by_value
+
+
 def _is_registered(name: str) -> bool:
     while name:
         if name in _by_value:
@@ -141,7 +146,7 @@ def _find(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
     for finder in sys.meta_path:
         # A finder defined by value will not be there in another process.
         kind: Any = finder if isinstance(finder, type) else type(finder)
-        if kind.__module__ in _MAINS:
+        if kind.__module__ in MAINS:
             continue
         try:
             spec = finder.find_spec(name, path)

@@ -437,3 +437,37 @@ def test_what_makes_a_class_untransportable_is_found_from_the_arguments_on() -> 
 
     with pytest.raises(pickle.PicklingError, match=r"args\[0\] -> its class .*Model -> attribute"):
         Ledger().dump((Model(),), {"args": (Model(),)})
+
+
+def first_reader() -> int:
+    return factor
+
+
+def second_reader() -> int:
+    return factor
+
+
+def test_a_function_whose_global_was_sent_otherwise_meanwhile_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger = Ledger()
+    first = ledger.call(first_reader)
+    monkeypatch.setattr(sys.modules[__name__], "factor", 2)
+    ledger.call(second_reader)
+    monkeypatch.undo()
+    again = ledger.call(first_reader)
+
+    assert again is not first
+    assert ledger.call(first_reader) is again
+
+
+def test_a_function_in_use_is_not_the_one_that_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_definitions, "KEPT", 4)
+    ledger = Ledger()
+    used = counter()
+    definition = ledger.call(used)
+    for fn in [counter() for _ in range(20)]:
+        ledger.call(fn)
+        assert ledger.call(used) is definition

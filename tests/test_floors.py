@@ -23,7 +23,7 @@ FLOORS = [
     ["_task", "managers"],
     ["_worker", "_launch", "_primitives"],  # 2
     ["_definitions"],
-    ["reduction", "_channel", "_forkserver"],  # 1
+    ["reduction", "_channel", "_forkserver", "_watch"],  # 1
     ["_functions", "_buffers"],
     ["_objects"],
     ["_classes", "_rebuild_objects", "_wire"],
