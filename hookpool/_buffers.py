@@ -428,6 +428,11 @@ def loads(data: Buffer | Borrowed) -> Any:
     return data.load_once() if type(data) is Borrowed else pickle.loads(data)  # type: ignore[arg-type]
 
 
+def loads_again(data: Buffer | Borrowed) -> Any:
+    """As `loads`, and it can be loaded again: only what came of one loading is to be kept."""
+    return data.loads() if type(data) is Borrowed else pickle.loads(data)  # type: ignore[arg-type]
+
+
 # -- between two processes ----------------------------------------------------------------------
 
 

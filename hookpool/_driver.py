@@ -525,7 +525,6 @@ class Driver:
                 self._do_chores()
             self.thread = threading.Thread(target=self._run, name="hookpool-driver")
             self.thread.start()
-            self._thread_ident = self.thread.ident
 
     def _close(self) -> None:
         _living.discard(self)
@@ -560,6 +559,7 @@ class Driver:
     # -- the driver's thread ----------------------------------------------------------------
 
     def _run(self) -> None:
+        self._thread_ident = get_ident()
         try:
             while not self._ended():
                 self._wait()
@@ -589,8 +589,10 @@ class Driver:
                 worker.channel.ended = True
             worker.close()
         self._workers.clear()
-        for number, work in list(self._tasks.items()):
+        arrived = [pair for arrival in self._arrived for pair in arrival.tasks()]
+        for number, work in [*arrived, *self._tasks.items()]:
             work.set_exception(number, errors.again(story))
+        self._arrived.clear()
         self._tasks.clear()
 
     def _wait(self) -> None:
@@ -631,7 +633,6 @@ class Driver:
             self._kill_at = None
             for worker in list(self._workers.values()):
                 _kill(worker.process)
-
         if self._trim_at is not None and now >= self._trim_at:
             self._trim(now)
 
@@ -721,29 +722,32 @@ class Driver:
             number, micros, payload = row.task, row.micros, None
         else:
             return False
-        work = self._tasks.get(own)
-        if number != own or type(work) is not Task or work.future.has_callbacks():
+        task = self._tasks.get(own)
+        if number != own or type(task) is not Task or task.future.has_callbacks():
             return False  # the driver's thread does it: user code may wait for a very long time
         if payload is None:
             row = self._borrowed(row, worker)
         try:
             with self._lock:
                 try:
-                    del self._tasks[own]
+                    # None: the pool was terminated just now, and the task has failed with it.
+                    work = self._tasks.pop(own, None)
                     runs = ((1, micros),)
                     self._tell(_events.Finished(worker.number, runs, monotonic()))
                 except BaseException:
                     self._interrupt()
                     raise
-            if payload is not None:
-                settle_one(work.future, pickle.loads(payload)[0])
+            if work is None:
+                pass
+            elif payload is not None:
+                settle_one(task.future, pickle.loads(payload)[0])
             else:
-                resolve_here(work, row)
+                resolve_here(task, row)
         except BaseException:
             # An interrupt: what is no longer in the table must be where the driver's thread finds
             # it, or nobody would ever settle it. To be settled twice is no harm.
             arrival = Rows([row]) if payload is None else Values(own, pickle.loads(payload))
-            arrival.works.append(work)
+            arrival.works.append(task)
             self._arrived.append(arrival)
             self._wake()
             raise
@@ -827,7 +831,9 @@ class Driver:
     def _settle(self) -> None:
         """Give the results that have arrived to those who wait for them."""
         while self._arrived:
-            self._arrived.popleft().settle()
+            # Removed when that is done: should it go wrong, `_collapse` finds the others there.
+            self._arrived[0].settle()
+            self._arrived.popleft()
 
     def _drain_outbox(self, worker: Worker) -> None:
         with self._lock, self._transition:
@@ -869,9 +875,12 @@ class Driver:
         for number in range(span.start, span.stop):
             work = self._pop(number)
             if work is not None:
-                running = why is Why.DIED
                 error = errors.worker_died(
-                    describe(work), exit.pid, exit.exitcode, running=running
+                    describe(work),
+                    exit.pid,
+                    exit.exitcode,
+                    running=why is Why.DIED,
+                    breaks=self._scheduler.config.break_on_death,
                 )
                 work.set_exception(number, error)
 
@@ -957,12 +966,12 @@ class Driver:
         with self._lock:
             self.broken = error
             tasks, self._tasks = self._tasks, {}
+            self._unknown.clear()
         for worker in list(self._workers.values()):
             self._kill(worker.process)
         self._kill_at = monotonic() + KILL_AFTER
         for number, work in tasks.items():
-            if work is not None:
-                work.set_exception(number, errors.again(error))
+            work.set_exception(number, errors.again(error))
 
     def _why_broken(self, chore: _events.Break) -> BaseException:
         exit = self._exits.get(chore.worker, _UNKNOWN)

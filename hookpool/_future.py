@@ -202,32 +202,34 @@ class HookFuture(Future[T]):
 
 def settle_one(future: HookFuture[Any], value: Any) -> None:
     """As `settle`, for one."""
-    attributes = future.__dict__
     with _lock:
-        if "_condition" not in attributes:
-            attributes["_result"] = value
-            attributes["_state"] = _FINISHED
-            if "_condition" not in attributes:
-                return
-            attributes["_state"] = _PENDING  # a signal handler has asked just now
-    _set_result(future, value)
+        is_settled = _settle_bare(future.__dict__, value)
+    if not is_settled:
+        _set_result(future, value)
 
 
 def settle(outcomes: Sequence[tuple[HookFuture[Any], Any]]) -> None:
     """Give futures their results, those that nobody has asked anything of all at once."""
     asked: list[tuple[HookFuture[Any], Any]] = []
-    with _lock:
+    with _lock:  # no comprehension: an interrupt in one that 3.12 inlines leaves the lock held
         for future, value in outcomes:
-            attributes = future.__dict__
-            if "_condition" not in attributes:
-                attributes["_result"] = value
-                attributes["_state"] = _FINISHED
-                if "_condition" not in attributes:
-                    continue
-                attributes["_state"] = _PENDING  # a signal handler has asked just now
-            asked.append((future, value))
+            if not _settle_bare(future.__dict__, value):
+                asked.append((future, value))
     for future, value in asked:
         _set_result(future, value)
+
+
+def _settle_bare(attributes: dict[str, Any], value: Any) -> bool:
+    """Give a future its result if nobody has asked anything of it; under the lock."""
+    if "_condition" in attributes:
+        return False
+    if "_state" not in attributes:  # or it has one: an interrupt had it settled twice
+        attributes["_result"] = value
+        attributes["_state"] = _FINISHED
+        if "_condition" in attributes:
+            attributes["_state"] = _PENDING  # a signal handler has asked just now
+            return False
+    return True
 
 
 def _set_result(future: HookFuture[Any], value: Any) -> None:

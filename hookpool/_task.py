@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from hookpool import _wire, _worker, errors
-from hookpool._buffers import Parcel, loads
+from hookpool._buffers import Parcel, loads, loads_again
 from hookpool._future import RebuildInterrupted, settle, settle_one
 from hookpool._wire import Form, Status
 
@@ -255,6 +255,11 @@ class Values:
         if self.works:
             settle_values(self.works, self._first, self._values)
 
+    def tasks(self) -> list[tuple[int, Work]]:
+        """Those that wait, with their numbers."""
+        numbered = enumerate(self.works, self._first)
+        return [(number, work) for number, work in numbered if work is not None]
+
 
 class Rows:
     """Results that have arrived one by one, on their way to those who wait."""
@@ -271,6 +276,11 @@ class Rows:
         for work, row in zip(self.works, self._rows):  # noqa: B905 - see `works`
             if work is not None:
                 resolve(work, row)
+
+    def tasks(self) -> list[tuple[int, Work]]:
+        """As in `Values`."""
+        pairs = zip(self.works, self._rows)  # noqa: B905 - see `works`
+        return [(row.task, work) for work, row in pairs if work is not None]
 
 
 Arrival: TypeAlias = Values | Rows
@@ -303,7 +313,8 @@ def resolve_here(work: Work, row: ResultRow) -> None:
     """
     if row.status == Status.VALUE:
         try:
-            value = loads(row.payload)
+            # Not `loads`, which is for once: an interrupt may come before the value is in place.
+            value = loads_again(row.payload)
         except Exception:  # noqa: BLE001 - whatever a user's __setstate__ raises
             resolve(work, row)
         except BaseException as error:  # noqa: BLE001 - the result's, or an interrupt

@@ -339,7 +339,7 @@ class _Worker:
             status, payload = self._run(run, at)
             self._stop_copy()
             ended = perf_counter()
-            micros = min(int((ended - began) * 1e6), 0xFFFFFFFF)
+            micros = _micros(ended - began)
             idle = not self._queue and at == run.tasks - 1
             self._send(ResultRow(run.first + at, status, micros, payload), ended, idle)
 
@@ -364,7 +364,7 @@ class _Worker:
                 return
             status, payload = self._dump(value)
         now = perf_counter()
-        micros = min(int((now - began) * 1e6), 0xFFFFFFFF)
+        micros = _micros(now - began)
         self._send(ResultRow(number, status, micros, payload), now, True)
 
     def _call_each(self, first: int, function: Callable[..., Any], rows: list[Any]) -> None:
@@ -505,7 +505,7 @@ class _Worker:
         """A result between plain values that is not one; returns where the next ones go."""
         self._end_values()
         now = perf_counter()
-        micros = min(int((now - values.last) * 1e6), 0xFFFFFFFF)
+        micros = _micros(now - values.last)
         self._send(ResultRow(task, status, micros, payload), now, False)
         return self._begin_values(task + 1, now)
 
@@ -581,6 +581,11 @@ class _Worker:
             except OSError:
                 return  # the owner is gone; the main thread will find out
             self._nothing_waits.acquire()
+
+
+def _micros(seconds: float) -> int:
+    """As a row has room for."""
+    return min(int(seconds * 1e6), 0xFFFFFFFF)
 
 
 def _are_values(piece: _Values | ResultRow) -> bool:

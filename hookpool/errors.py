@@ -185,14 +185,26 @@ def describe_exit(exitcode: int | None) -> str:
 
 
 def worker_died(
-    task: str, pid: int | None, exitcode: int | None, *, running: bool, phase: str = "running"
+    task: str, pid: int | None, exitcode: int | None, *, running: bool, breaks: bool = False
 ) -> WorkerDied:
-    """The error of a task that was with a worker when it died; `running` is the one it ran."""
+    """The error of a task that was with a worker when it died.
+
+    Args:
+        task: what messages call it.
+        pid: of the worker.
+        exitcode: of the worker.
+        running: whether it is the one that the worker ran.
+        breaks: whether the pool breaks because of it.
+    """
     what = describe_exit(exitcode)
     if running:
+        fate = (
+            "the pool is broken, as on_worker_death='break' asks"
+            if breaks
+            else "the other tasks of the pool are not affected and a new worker takes its place"
+        )
         return WorkerDied(
-            f"worker {pid} {what} while {phase} {task}; "
-            "the other tasks of the pool are not affected and a new worker takes its place",
+            f"worker {pid} {what} while running {task}; {fate}",
             task=task,
             pid=pid,
             exitcode=exitcode,

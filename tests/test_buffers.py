@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 
 from hookpool import _buffers
-from hookpool._buffers import THRESHOLD, Borrowed, Exchange, Lender, socket_pair
+from hookpool._buffers import (
+    THRESHOLD,
+    Borrowed,
+    Exchange,
+    Lender,
+    loads_again,
+    socket_pair,
+)
 
 pytestmark = pytest.mark.skipif(not _buffers.CAN_LEND, reason="there is no memfd here")
 
@@ -105,6 +112,13 @@ def test_a_large_pickle_travels_as_a_buffer(pair: Pair):
     assert len(row) < 100
     assert pair.b.borrow(row).load_once() == rows
     assert pair.b.news()
+
+
+def test_what_was_loaded_and_lost_to_an_interrupt_can_be_loaded_again(pair: Pair):
+    arrived = pair.carry(data(1))
+
+    assert is_all(loads_again(arrived).raw, 1)
+    assert is_all(loads_again(arrived).raw, 1)
 
 
 def test_memory_is_used_again_once_the_last_view_is_gone(pair: Pair):

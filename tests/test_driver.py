@@ -10,10 +10,13 @@ import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 
 from hookpool import errors
+from hookpool._future import HookFuture
+from hookpool._task import Values
 from hookpool.executor import HookPoolExecutor
 from tests.helpers import wait_until
 
@@ -252,6 +255,49 @@ def test_a_bug_in_the_drivers_thread_fails_what_is_pending(monkeypatch):
     assert isinstance(future.exception(timeout=20), errors.InternalError)
     pool.shutdown()
     assert isinstance(stories[0], ZeroDivisionError)
+
+
+def test_a_bug_while_results_are_settled_fails_what_came_with_them(monkeypatch, tmp_path):
+    stories, gate = [], tmp_path / "gate"
+    os.mkfifo(gate)
+    monkeypatch.setattr(threading, "excepthook", lambda args: stories.append(args.exc_value))
+    pool = HookPoolExecutor(1)
+    pool.submit(abs, 1).result()
+    monkeypatch.setattr(Values, "settle", lambda self: 1 / 0)
+    futures = [pool.submit(lambda path: Path(path).read_text(), str(gate))]
+    futures += [pool.submit(abs, -n) for n in range(50)]
+    for future in futures:
+        future.add_done_callback(lambda _: None)  # so that the driver's thread settles it
+
+    gate.write_text("")
+
+    outcomes = {type(future.exception(timeout=20)) for future in futures}
+    assert outcomes == {errors.InternalError}
+    pool.shutdown()
+    assert isinstance(stories[0], ZeroDivisionError)
+
+
+def test_a_pool_terminated_while_a_thread_reads_its_result_fails_that_alone(monkeypatch):
+    """The thread found the task in the table, and then no more: it took that for a bug."""
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+        driver = pool._driver
+        original = HookFuture.has_callbacks
+
+        def taken_meanwhile(future):
+            task = driver._tasks.pop(future._number)
+            task.set_exception(future._number, errors.PoolTerminated("taken"))
+            return original(future) and False
+
+        monkeypatch.setattr(HookFuture, "has_callbacks", taken_meanwhile)
+        for _ in range(50):  # the thread that waits reads it, unless the driver's is faster
+            error = pool.submit(abs, -1).exception(timeout=20)
+            if error is not None:
+                break
+        monkeypatch.undo()
+
+        assert isinstance(error, errors.PoolTerminated)
+        assert pool.submit(abs, -7).result(timeout=20) == 7
 
 
 def test_an_idle_pool_uses_no_cpu():

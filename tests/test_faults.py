@@ -500,7 +500,9 @@ def test_a_pool_told_so_breaks_at_any_death():
     with HookPoolExecutor(2, on_worker_death="break") as pool:
         guilty = pool.submit(killed)
 
-        assert isinstance(guilty.exception(timeout=50), errors.WorkerDied)
+        error = guilty.exception(timeout=50)
+        assert isinstance(error, errors.WorkerDied)
+        assert "the pool is broken" in str(error)
         with pytest.raises(errors.WorkerDied, match="on_worker_death='break'"):
             pool.submit(abs, 1)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ALL_COMPLETED, CancelledError, InvalidStateError,
 
 import pytest
 
-from hookpool._future import HookFuture, settle
+from hookpool._future import HookFuture, settle, settle_one
 
 
 class Pool:
@@ -134,6 +134,14 @@ def test_a_result_that_the_user_has_set_counts():
     assert future.result() == "theirs"
     with pytest.raises(InvalidStateError):
         future.set_result("again")
+
+
+def test_what_is_settled_twice_keeps_its_first_value():
+    future = make()
+    settle([(future, "first")])
+    settle_one(future, "second")
+
+    assert future.result() == "first"
 
 
 def test_an_exception_is_raised_and_returned():
