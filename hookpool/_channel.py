@@ -48,7 +48,8 @@ class Channel:
         os.set_blocking(self.inn, False)
         #: The claims, which both sides hold.
         self.claims = _new_claims()
-        self._decoder = _wire.Decoder()
+        #: Of what comes from the worker.
+        self.decoder = _wire.Decoder()
         #: What the kernel did not take yet, in order.
         self._outbox: list[Buffer] = []
         #: Nobody reads at the other end: the worker is gone or going.
@@ -90,8 +91,10 @@ class Channel:
         self._outbox += buffers
         self.flush()
 
-    def send_small(self, data: bytes) -> None:
-        """As `send`, for one short buffer: the commonest message by the shortest way."""
+    def send_one(self, data: bytes) -> None:
+        """Send one task and its claim, in a short buffer: the commonest, by the shortest way."""
+        if self.claims is not None:
+            os.eventfd_write(self.claims, 1)
         if not self._outbox and not self.deaf:
             try:
                 sent = os.write(self.out, data)
@@ -154,17 +157,21 @@ class Channel:
 
     # -- reading ----------------------------------------------------------------------------
 
-    def receive(self) -> tuple[list[Frame], bool]:
-        """Read once; the frames completed, and whether there may be more to read now."""
-        room = self._decoder.room()
+    def read(self) -> tuple[int, bool]:
+        """Read once; how much came, for the decoder, and whether there may be more to read now."""
+        room = self.decoder.room()
         try:
             size = os.readv(self.inn, [room])
         except BlockingIOError:
-            return [], False
+            return 0, False
         if not size:
             self.ended = True
-            return [], False
-        return self._decoder.filled(size), size == len(room)
+        return size, size == len(room)
+
+    def receive(self) -> tuple[list[Frame], bool]:
+        """Read once; the frames completed, and whether there may be more to read now."""
+        size, more = self.read()
+        return (self.decoder.filled(size) if size else []), more
 
 
 def _new_claims() -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hookpool import _wire
 from hookpool._spin import Spin
-from hookpool._task import Task, end_of_run, plain_message, run_frame
+from hookpool._task import Task, end_of_run, run_frame
 from hookpool._wire import Form, Kind
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ class Worker:
         """Send it tasks, with the definitions it lacks, as far as the kernel takes them now."""
         if len(spans) == 1:
             [(start, stop, _)] = spans
-            if stop - start == 1 and self._send_plain(table[start], start):
+            head = table[start]
+            if stop - start == 1 and type(head) is Task and self.send_one(head, start):
                 return
         buffers: list[Buffer] = []
         news = self.exchange.news()
@@ -112,16 +113,16 @@ class Worker:
         if news:
             self.channel.send(_wire.frame(Kind.NEWS, 0, news))
 
-    def _send_plain(self, work: Work, number: int) -> bool:
+    def send_one(self, task: Task, number: int) -> bool:
         """Send a plain call of a function that the worker has: the commonest, by a short way."""
+        definition = task.definition
         if (
-            type(work) is not Task
-            or work.form is not _PLAIN
-            or work.definition.number not in self.definitions  # type: ignore[union-attr]
+            task.form is not _PLAIN
+            or definition is None
+            or definition.number not in self.definitions
         ):
             return False
-        self.channel.add_claims(1)
-        self.channel.send_small(plain_message(work, number))
+        self.channel.send_one(_wire.lone_call(number, definition.number, task.pickled()))
         return True
 
     def _define(self, definitions: Iterable[Definition], buffers: list[Buffer]) -> None:

@@ -17,6 +17,9 @@ from typing import Any
 CAN_MUTE = sys.platform == "linux"
 
 
+_READABLE = getattr(select, "EPOLLIN", 0)
+
+
 class Poller:
     """See the module."""
 
@@ -58,15 +61,12 @@ class Poller:
     def mute(self, fd: int) -> None:
         """Do not wake the waiting thread for this descriptor until `unmute`."""
         if sys.platform == "linux":
-            self._epoll.unregister(fd)
+            self._epoll.modify(fd, 0)
 
     def unmute(self, fd: int) -> None:
         """Wait for the descriptor again; what came meanwhile counts."""
         if sys.platform == "linux" and fd in self._data:
-            try:  # and not contextlib.suppress, which costs more than the call
-                self._epoll.register(fd, select.EPOLLIN)
-            except FileExistsError:
-                pass
+            self._epoll.modify(fd, _READABLE)
 
     def wait(self, timeout: float | None) -> list[tuple[Any, int, bool]]:
         """Wait for something, at most so many seconds.

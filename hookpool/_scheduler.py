@@ -43,7 +43,7 @@ Invariants, asserted by `check`:
  7. Work in the queue has somebody to do it: a worker that starts, that has work (and will report)
     or that is dropping; or the pool is DONE or BROKEN, and then the queue is empty.
  8. A BROKEN or DONE pool holds no task; a DONE pool holds no worker.
- 9. `_idle` holds the workers that are READY, hold nothing and drop nothing, and no others.
+ 9. `idle` holds the workers that are READY, hold nothing and drop nothing, and no others.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Scheduler:
         #: The living workers, by number.
         self._workers: dict[int, _Worker] = {}
         #: Those that are READY, hold nothing and drop nothing; the last to become so is last.
-        self._idle: dict[int, _Worker] = {}
+        self.idle: dict[int, _Worker] = {}
         #: The number the next worker gets: they are never used twice.
         self._next_worker = 0
         #: Seconds per task, by group; a group not measured yet is not in here.
@@ -205,7 +205,7 @@ class Scheduler:
 
     def wants_more(self) -> bool:
         """Whether `Expected` would launch a worker; without the lock, a guess."""
-        return not self._idle and len(self._workers) < self._max_workers
+        return not self.idle and len(self._workers) < self._max_workers
 
     def runner(self, task: int) -> tuple[int, int]:
         """The worker that has the task at its head and how many it holds; or -1 and 0."""
@@ -214,6 +214,47 @@ class Scheduler:
                 return number, worker.held
         return -1, 0
 
+    # -- two events by shorter ways: most of what a pool decides that is waited for ------------
+
+    def give(self, task: int, group: int, now: float) -> int:
+        """As `Submitted`, for one task that a worker can have at once.
+
+        Returns:
+            The worker, which is to be sent the task; -1 if it is not so simple, and nothing done.
+        """
+        if not self.idle or self._queue or self.state is not Pool.OPEN:
+            return -1
+        number, worker = self.idle.popitem()
+        worker.since = now
+        worker.sent.append(Span(task, task + 1, group))
+        worker.held = 1
+        worker.given += 1
+        return number
+
+    def finish(self, number: int, micros: int, now: float) -> bool:
+        """As `Finished`, for the only task that any worker has, if nothing waits.
+
+        Returns:
+            Whether that is all; False if it is not so simple, and nothing done.
+        """
+        worker = self._workers.get(number)
+        if (
+            worker is None
+            or worker.held != 1
+            or worker.dropping
+            or worker.phase is not Phase.READY
+            or self._queue
+            or not self._is_simple
+            or self.state is not Pool.OPEN
+            or not len(self.idle) + 1 == len(self._workers) <= self._max_workers
+        ):
+            return False
+        self._measure(worker.sent.popleft().group, micros * 1e-6)
+        worker.held = 0
+        worker.since = now
+        self.idle[number] = worker
+        return True
+
     # -- events -----------------------------------------------------------------------------
 
     def _submitted(self, event: Submitted) -> None:
@@ -221,17 +262,12 @@ class Scheduler:
         if self.state is not Pool.OPEN:
             self._actions.append(Cancel(Span(start, stop, group)))
             return
+        if stop - start == 1:
+            number = self.give(start, group, now)
+            if number >= 0:
+                self._actions.append(Send(number, (Span(start, stop, group),)))
+                return
         queue = self._queue
-        if not queue and self._idle and stop - start == 1:
-            # The commonest case of all, by the shortest way.
-            number, worker = self._idle.popitem()
-            spans = (Span(start, stop, group),)
-            worker.since = now
-            worker.sent.append(spans[0])
-            worker.held = 1
-            worker.given += 1
-            self._actions.append(Send(number, spans))
-            return
         was_waiting = self._queued
         if queue and queue[-1].stop == start and queue[-1].group == group:
             queue[-1] = Span(queue[-1].start, stop, group)
@@ -255,7 +291,7 @@ class Scheduler:
         return all(worker.held > 1 for worker in self._workers.values())
 
     def _expected(self, event: Expected) -> None:
-        if self.state is Pool.OPEN and not self._idle:
+        if self.state is Pool.OPEN and not self.idle:
             self._launch(event.now, self._starting() + 1)
 
     def _worker_ready(self, event: WorkerReady) -> None:
@@ -265,7 +301,7 @@ class Scheduler:
             return
         worker.phase = Phase.READY
         worker.since = event.now
-        self._idle[event.worker] = worker
+        self.idle[event.worker] = worker
         self._assign(event.now)
 
     def _initializer_failed(self, event: InitializerFailed) -> None:
@@ -307,11 +343,11 @@ class Scheduler:
     def _reported(self, number: int, worker: _Worker, now: float) -> None:
         worker.since = now
         if not worker.held and not worker.dropping and worker.phase is Phase.READY:
-            self._idle[number] = worker
+            self.idle[number] = worker
             if (
                 self._is_simple
                 and not self._queue
-                and len(self._idle) == len(self._workers) <= self._max_workers
+                and len(self.idle) == len(self._workers) <= self._max_workers
                 and self.state is Pool.OPEN
             ):
                 return  # all are idle, and there is nothing to do
@@ -341,7 +377,7 @@ class Scheduler:
 
     def _worker_exited(self, event: WorkerExited) -> None:
         worker = self._workers.pop(event.worker, None)
-        self._idle.pop(event.worker, None)
+        self.idle.pop(event.worker, None)
         if worker is None or self.state is Pool.BROKEN:
             return
         self._give_back(_cut_tail(worker.sent, min(event.unclaimed, worker.held)))
@@ -407,7 +443,7 @@ class Scheduler:
         if self.state is Pool.BROKEN or self.state is Pool.DONE:
             return
         if self._queued:
-            if self._idle:
+            if self.idle:
                 self._feed_idle(now)
         elif self._queue:
             self._queue.clear()  # nothing but cancelled tasks
@@ -422,7 +458,7 @@ class Scheduler:
         if config.claims:
             if self._queued:
                 self._feed_ahead(now)
-            elif self._idle:
+            elif self.idle:
                 self._steal(now)
         if self.state is Pool.CLOSING or config.idle_timeout is not None:
             self._let_idle_go(now)
@@ -430,8 +466,8 @@ class Scheduler:
     def _feed_idle(self, now: float) -> None:
         """Share the queue among the idle, so that no worker gets two where another gets none."""
         # Last in, first out: its caches are warm, and the others get old enough to leave.
-        for number, worker in reversed(list(self._idle.items())):
-            share = -(-self._queued // len(self._idle))
+        for number, worker in reversed(list(self.idle.items())):
+            share = -(-self._queued // len(self.idle))
             estimate = self._estimates.get(self._queue[0].group)
             most = 1 if estimate is None or not self.config.claims else _worth(estimate)
             self._send(number, worker, self._take(min(share, most, self._left(worker))), now)
@@ -518,7 +554,7 @@ class Scheduler:
             return
         if not worker.held:
             worker.since = now
-            del self._idle[number]
+            del self.idle[number]
         count = 0
         for span in spans:
             count += span.stop - span.start
@@ -548,12 +584,12 @@ class Scheduler:
 
     def _retire(self, number: int, worker: _Worker) -> None:
         worker.phase = Phase.RETIRING
-        self._idle.pop(number, None)
+        self.idle.pop(number, None)
         self._actions.append(Retire(number))
 
     def _note_idle(self, number: int, worker: _Worker) -> None:
         if not worker.held and not worker.dropping and worker.phase is Phase.READY:
-            self._idle[number] = worker
+            self.idle[number] = worker
 
     def _active(self) -> int:
         return sum(worker.phase is not Phase.RETIRING for worker in self._workers.values())
@@ -572,7 +608,7 @@ class Scheduler:
 
     def _steal(self, now: float) -> None:
         """Take back the tail of a worker that is stuck in a long task while another is idle."""
-        if not self._idle:
+        if not self.idle:
             return
         victims = [
             (number, worker)
@@ -597,10 +633,10 @@ class Scheduler:
             # Work sent ahead to others may come back, and would then need a worker.
             if not any(worker.held > 1 for worker in self._workers.values()):
                 for number, worker in self._workers.items():
-                    if worker.phase is Phase.STARTING or number in self._idle:
+                    if worker.phase is Phase.STARTING or number in self.idle:
                         self._retire(number, worker)
         elif self.config.idle_timeout is not None:
-            for number, worker in list(self._idle.items()):
+            for number, worker in list(self.idle.items()):
                 leaves = worker.since + self.config.idle_timeout
                 if now >= leaves:
                     self._retire(number, worker)
@@ -663,7 +699,7 @@ class Scheduler:
         self._queue.clear()
         self._cancelled.clear()
         self._asked.clear()
-        self._idle.clear()
+        self.idle.clear()
         self._queued = 0
         for each in self._workers.values():
             each.sent.clear()
@@ -703,7 +739,7 @@ class Scheduler:
             assert most is None or worker.given <= most, "5"
             assert worker.phase is not Phase.STARTING or not worker.held, "6"
         idle = {n for n, w in self._workers.items() if w.phase is Phase.READY and not w.held}
-        assert set(self._idle) == {n for n in idle if not self._workers[n].dropping} or (
+        assert set(self.idle) == {n for n in idle if not self._workers[n].dropping} or (
             self.state is Pool.BROKEN
         ), "9"
         if self.state in (Pool.BROKEN, Pool.DONE):

@@ -43,7 +43,9 @@ class Consumer(Protocol):
 class Task:
     """One call, and the future of its result."""
 
-    __slots__ = ("definition", "form", "function", "future", "group", "needs", "payload")
+    __slots__ = (
+        "definition", "form", "function", "future", "group", "needs", "payload", "worker",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -67,6 +69,12 @@ class Task:
         self.needs = needs
         #: Tasks of one group are expected to last equally long.
         self.group = group
+        #: Who was sent it, when nothing else was.
+        self.worker: Any = None
+
+    def pickled(self) -> bytes:
+        """The payload of a run of this task alone, where its arguments are plain."""
+        return pickle.dumps([self.payload], _PROTOCOL)
 
     def set_values(self, number: int, values: list[Any]) -> None:
         """The call returned this."""
@@ -203,13 +211,6 @@ def run_frame(
         if type(payload) is Parcel:
             payloads[at] = exchange.lend(payload)
     return _wire.run_frame(start, function, head.form, payloads)
-
-
-def plain_message(task: Task, number: int) -> bytes:
-    """The frame that brings a worker one plain call, joined."""
-    function = task.definition.number  # type: ignore[union-attr]
-    data = pickle.dumps([task.payload], _PROTOCOL)
-    return b"".join(_wire.plain_frame(number, 1, function, data))
 
 
 # -- on its way back ---------------------------------------------------------------------------

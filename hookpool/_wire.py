@@ -32,6 +32,8 @@ _VALUES = struct.Struct("=QQ")
 _RUN_FRAME = struct.Struct("=BxxxIQQII")
 _VALUES_FRAME = struct.Struct("=BxxxIQQQ")
 
+_HEADER_SIZE, _CALL_START, _VALUE_START = _HEADER.size, _RUN_FRAME.size, _VALUES_FRAME.size
+
 # Room for one read.  Larger saves reads of medium messages; smaller saves memory per worker.
 # A whole socket buffer (208 KiB by default on Linux) fits a few times a second at most.
 ROOM = 1 << 16
@@ -138,6 +140,16 @@ def plain_frame(first: int, count: int, function: int, payload: Buffer) -> list[
     return [_RUN_FRAME.pack(_TASKS, count, length, first, function, _PLAIN), payload]
 
 
+def lone_call(task: int, function: int, payload: bytes) -> bytes:
+    """As `plain_frame` for one task, in one piece."""
+    return _RUN_FRAME.pack(_TASKS, 1, _RUN.size + len(payload), task, function, _PLAIN) + payload
+
+
+def lone_value(task: int, micros: int, payload: bytes) -> bytes:
+    """As `values_frame` for one task, in one piece."""
+    return _VALUES_FRAME.pack(_VALUES_KIND, 1, _VALUES.size + len(payload), task, micros) + payload
+
+
 def values_frame(first: int, count: int, micros: int, payload: Buffer) -> list[Buffer]:
     """The buffers of a VALUES frame; the payload is a pickle of the list of the values."""
     length = _VALUES.size + len(payload)
@@ -211,6 +223,26 @@ class Decoder:
         """Where the next bytes of the stream belong; never empty."""
         target = self._chunk if self._large is None else self._large[2]
         return target[self._have :] if self._have else target
+
+    def lone_call(self, size: int) -> tuple[int, int, memoryview] | None:
+        """The task, function and payload, if `size` new bytes are one plain call and no more.
+
+        Then they count as taken out; the payload is there until the next read.  If not, nothing
+        has changed, and they are for `filled`.
+        """
+        if self._large is None and not self._have and size >= _RUN_FRAME.size:
+            kind, count, length, task, function, form = _RUN_FRAME.unpack_from(self._chunk)
+            if kind == _TASKS and count == 1 and form == _PLAIN and size == _HEADER_SIZE + length:
+                return task, function, self._chunk[_CALL_START:size]
+        return None
+
+    def lone_value(self, size: int) -> tuple[int, int, memoryview] | None:
+        """As `lone_call`: the task, its microseconds and the payload of one plain value."""
+        if self._large is None and not self._have and size >= _VALUES_FRAME.size:
+            kind, count, length, task, micros = _VALUES_FRAME.unpack_from(self._chunk)
+            if kind == _VALUES_KIND and count == 1 and size == _HEADER_SIZE + length:
+                return task, micros, self._chunk[_VALUE_START:size]
+        return None
 
     def filled(self, size: int) -> list[Frame]:
         """Take note of `size` new bytes in the room and return the frames they complete."""

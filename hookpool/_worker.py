@@ -281,25 +281,38 @@ class _Worker:
                 self._work_off(self._queue.popleft())
                 continue
             self._flush()
-            if self._exiting or not self._receive():
+            if self._exiting:
                 return
+            self._spin.look()
+            size = self._read()
+            if not size:
+                return
+            call = self._decoder.lone_call(size)
+            if call is None:
+                self._take_in(size)
+            else:
+                self._work_alone(*call)
 
     # -- receiving --------------------------------------------------------------------------
 
-    def _receive(self) -> bool:
-        """Wait for bytes and take in the frames they complete; False at the end of the stream."""
-        self._spin.look()
-        size = os.readv(self._inn, [self._decoder.room()])
-        for frame in self._decoder.filled(size):
-            self._take_in(frame)
-        return size > 0
+    def _read(self) -> int:
+        """Wait for bytes; 0 at the end of the stream."""
+        return os.readv(self._inn, [self._decoder.room()])
 
     def _catch_up(self) -> None:
         """Take in what is there, in the middle of a task: the owner may have given memory back."""
-        while self._spin.sleep(0) and self._receive():
-            pass
+        while self._spin.sleep(0):
+            size = self._read()
+            if not size:
+                return
+            self._take_in(size)
 
-    def _take_in(self, frame: _wire.Frame) -> None:
+    def _take_in(self, size: int) -> None:
+        """Take in the frames that so many new bytes complete."""
+        for frame in self._decoder.filled(size):
+            self._take_in_frame(frame)
+
+    def _take_in_frame(self, frame: _wire.Frame) -> None:
         match frame.kind:
             case Kind.TASKS:
                 self._queue.append(_wire.run(frame))
@@ -315,6 +328,15 @@ class _Worker:
                 self._exiting = True
 
     # -- a run of tasks ---------------------------------------------------------------------
+
+    def _work_alone(self, task: int, number: int, payload: _wire.Buffer) -> None:
+        """As `_work_off`, for a plain call that came alone and that nothing waits before."""
+        try:
+            function = self._shelf.function(number)
+        except BaseException:  # noqa: BLE001 - it will be raised again
+            self._work_off(_wire.Run(task, number, _PLAIN, 1, [memoryview(payload)]))
+        else:
+            self._call_one(task, function, pickle.loads(payload)[0])
 
     def _work_off(self, run: _wire.Run) -> None:
         if run.form == _PLAIN and run.payloads:
@@ -358,9 +380,11 @@ class _Worker:
             self._stop_copy()
             if is_plain(value):
                 micros = int((perf_counter() - began) * 1e6)
-                data = pickle.dumps([value], _PROTOCOL)
+                data = _wire.lone_value(number, micros, pickle.dumps([value], _PROTOCOL))
                 with self._lock:
-                    self._write(_wire.values_frame(number, 1, micros, data))
+                    sent = os.write(self._out, data)
+                    if sent < len(data):
+                        self._write([data[sent:]])
                 return
             status, payload = self._dump(value)
         now = perf_counter()

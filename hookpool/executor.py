@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     # For the type checker; `_import_engine` binds these names.
-    from hookpool import _driver, _events, _scheduler, _worker, errors
+    from hookpool import _desk, _events, _scheduler, _worker, errors
     from hookpool._buffers import Lender
     from hookpool._definitions import Ledger
     from hookpool._driver import Driver
@@ -61,8 +61,8 @@ def _import_engine() -> None:
     Not at the top, as elsewhere: it takes about as long as a fork server takes to start, which it
     does meanwhile. Together with the imports there it is most of what a short program waits for.
     """
-    global Driver, Form, Ledger, Lender, Map, Task, _driver, _events, _scheduler, _worker, errors
-    from hookpool import _driver, _events, _scheduler, _worker, errors
+    global Driver, Form, Ledger, Lender, Map, Task, _desk, _events, _scheduler, _worker, errors
+    from hookpool import _desk, _events, _scheduler, _worker, errors
     from hookpool._buffers import Lender
     from hookpool._definitions import Ledger
     from hookpool._driver import Driver
@@ -184,15 +184,17 @@ class HookPoolExecutor(Executor):
             BrokenProcessPool: the pool is broken.
             RuntimeError: the pool is shut down, or belongs to the parent of a forked process.
         """
-        future: HookFuture[T] = HookFuture(self._driver)
-        self._driver.expect()
+        driver = self._driver
+        future: HookFuture[T] = HookFuture(driver)
+        if not driver.idle:
+            driver.expect()
         try:
             task = self._task(future, fn, args, kwargs)
         except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
-            self._driver.check_open()
+            driver.check_open()
             future.set_exception(error)
             return future
-        future._number = self._driver.submit(task)
+        future._number = driver.submit(task)
         return future
 
     def map(
@@ -278,7 +280,7 @@ class HookPoolExecutor(Executor):
 
     def kill_workers(self) -> None:
         """As `terminate_workers`, by SIGKILL."""
-        self._end(_driver._kill)
+        self._end(_desk.kill)
 
     def resize(self, max_workers: int) -> None:
         """Have at most so many workers from now on; surplus ones end when they have no work.

@@ -61,6 +61,22 @@ class World:
             self.perform(action)
         self.scheduler.check()
 
+    def submit(self, task, group):
+        """One task, by the shorter way if there is one for it."""
+        worker = self.scheduler.give(task, group, self.now)
+        self.scheduler.check()
+        if worker < 0:
+            self.tell(s.Submitted(task, task + 1, group, self.now))
+        else:
+            self.perform(s.Send(worker, (s.Span(task, task + 1, group),)))
+
+    def finish(self, worker):
+        """The same for the end of one task."""
+        is_all = self.scheduler.finish(worker, 100, self.now)
+        self.scheduler.check()
+        if not is_all:
+            self.tell(s.Finished(worker, ((1, 100),), self.now))
+
     def perform(self, action):
         match action:
             case s.Launch(worker):
@@ -103,10 +119,14 @@ class World:
             if not self.broken:
                 for task in done:
                     self.ended[task] += 1
+            if len(done) == 1 and not self.broken:
+                self.finish(number)
+                done = []
             together = len(done) // 2  # reported as a run, the others one by one
             runs = ((together, 100 * together),) if together else ()
             runs += ((1, 100),) * (len(done) - together)
-            self.tell(s.Finished(number, runs, self.now))
+            if runs:
+                self.tell(s.Finished(number, runs, self.now))
         if worker.dropped:
             dropped, worker.dropped = worker.dropped, 0
             self.tell(s.Dropped(number, dropped, self.now))
@@ -141,8 +161,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world = World(config)
         self.closed = False
 
-    @rule(count=st.integers(1, 6), group=st.integers(0, 2))
-    def submit(self, count, group):
+    @rule(count=st.integers(1, 6), group=st.integers(0, 2), shortly=st.booleans())
+    def submit(self, count, group, shortly):
         world = self.world
         first = world.submitted
         world.submitted += count
@@ -150,7 +170,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             for task in range(first, world.submitted):
                 world.ended[task] += 1
             return
-        world.tell(s.Submitted(first, first + count, group, world.now))
+        if shortly:
+            for task in range(first, first + count):
+                world.submit(task, group)
+        else:
+            world.tell(s.Submitted(first, first + count, group, world.now))
 
     @rule()
     def a_task_is_expected(self):

@@ -87,6 +87,72 @@ def test_values_come_back():
     assert (first, micros, bytes(payload)) == (7, 1_000_000_000_000, b"abc")
 
 
+def read_once(stream):
+    """A decoder with these bytes in its room, and how many they are."""
+    decoder = Decoder()
+    decoder.room()[: len(stream)] = stream
+    return decoder, len(stream)
+
+
+def test_a_lone_call_is_a_run_of_one_and_is_taken_out_at_once():
+    message = _wire.lone_call(1 << 62, 5, b"abc")
+    decoder, size = read_once(message)
+
+    task, function, payload = decoder.lone_call(size)
+
+    assert message == _wire.join(_wire.plain_frame(1 << 62, 1, 5, b"abc"))
+    assert (task, function, bytes(payload)) == (1 << 62, 5, b"abc")
+    assert len(decoder.room()) == _wire.ROOM
+
+
+def test_a_lone_value_is_a_run_of_one_and_is_taken_out_at_once():
+    message = _wire.lone_value(7, 1_000_000_000_000, b"abc")
+    decoder, size = read_once(message)
+
+    task, micros, payload = decoder.lone_value(size)
+
+    assert message == _wire.join(_wire.values_frame(7, 1, 1_000_000_000_000, b"abc"))
+    assert (task, micros, bytes(payload)) == (7, 1_000_000_000_000, b"abc")
+    assert len(decoder.room()) == _wire.ROOM
+
+
+CALL, VALUE = _wire.lone_call(7, 5, b"abc"), _wire.lone_value(7, 5, b"abc")
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"",
+        CALL[:-1],
+        VALUE[:-1],
+        CALL + CALL,
+        VALUE + VALUE,
+        _wire.join(_wire.plain_frame(7, 2, 5, b"abc")),
+        _wire.join(_wire.values_frame(7, 2, 5, b"abc")),
+        _wire.join(_wire.run_frame(7, 5, Form.ARGS, [b"abc"])),
+        _wire.join(_wire.results_frame([(7, Status.VALUE, 12, b"abc" * 9)])),
+        _wire.join(_wire.frame(Kind.DEFINE, 1, b"x" * 40)),
+    ],
+)
+def test_what_is_not_alone_is_left_for_the_frames(stream):
+    decoder, size = read_once(stream)
+
+    assert decoder.lone_call(size) is None
+    assert decoder.lone_value(size) is None
+    assert [f.body for f in decoder.filled(size)] == [f.body for f in decode(stream, 1 << 20)]
+
+
+def test_the_rest_of_a_frame_is_not_taken_for_one_alone():
+    for rest in (CALL, VALUE):
+        stream = _wire.join(_wire.frame(Kind.DEFINE, 1, rest))
+        decoder, size = read_once(stream[:20])
+        assert decoder.filled(size) == []
+        decoder.room()[: len(stream) - 20] = stream[20:]
+
+        assert decoder.lone_call(len(stream) - 20) is None
+        assert decoder.lone_value(len(stream) - 20) is None
+
+
 def test_result_rows_come_back_in_order():
     rows = [(1, Status.VALUE, 12, b"a" * 100_000), (2, Status.RAISED, 3, b"b")]
 

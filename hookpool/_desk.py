@@ -1,0 +1,467 @@
+"""A pool as any of its threads may change it: under one lock, by asking the scheduler.
+
+The first of the three layers of the driver.  Owns the lock and what it guards: the scheduler, the
+table of tasks, the writing ends of the channels.  What a decision asks for beyond that is noted
+for the driver's thread.
+
+Threads and the lock
+--------------------
+Any thread may call the public methods.  Under the lock there is no blocking call, no user code, no
+logging and no pickling but of plain values (see `_plain`): scheduler, table, non-blocking writes,
+reads of the claims.  What else a decision asks for (starting processes, failing futures, which
+runs callbacks) is a *chore*: it is put on a list and done by the driver's thread after the lock is
+released.
+
+Sends and take-backs are carried out under the lock, in the order decided: the messages of one
+worker must arrive in that order, and `cancel` can so answer with the truth.
+
+A thread that already holds the lock may come here again: a signal handler or a finalizer that
+submits.  It must neither wait for itself nor see a half-made transition: what it wants is put into
+the inbox, and the driver's thread does it.  Finalizers of hookpool itself only ever append to the
+inbox.  An exception in the middle of a transition (Ctrl-C, say) leaves a state nobody can vouch
+for: the pool breaks, with an `InternalError` that says so, rather than hang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from hookpool import _events, _scheduler, errors
+from hookpool._channel import CLAIMS
+from hookpool._events import Why
+from hookpool._task import Block, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.process import BaseProcess
+
+    from hookpool._alarm import Alarm
+    from hookpool._crew import Worker
+    from hookpool._definitions import Ledger
+    from hookpool._poller import Poller
+    from hookpool._task import Work
+
+# How long terminated workers may take to end before they are killed, in seconds. SIGTERM is final
+# in an ordinary worker; only one whose task handles the signal, or is stopped, needs the rest.
+KILL_AFTER = 2.0
+# How long shared memory is kept that nobody uses, in seconds: at least so long, at most twice. The
+# first use of new memory costs some five times what its next one costs.
+TRIM_SECONDS = 2.0
+# How long a look at the processes waits for those being started, in seconds: a start that takes
+# longer (an overloaded machine) is then not in the list.
+START_WAIT = 10.0
+
+#: Whether the interpreter is on its way out, and waits for what is pending.
+exiting = False
+
+_Send = _events.Send
+
+
+class _Transition:
+    """Around what must not be left half-done: an exception that comes through breaks the pool.
+
+    The lock itself is taken by a `with` statement of its own, outside of this one: an interrupt
+    cannot come between taking a lock of the `threading` module so and the promise to give it back.
+    """
+
+    __slots__ = ("_desk",)
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._desk._interrupt()
+
+
+class Desk(ABC):
+    """See the module."""
+
+    def __init__(self, config: _scheduler.Config, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._scheduler = _scheduler.Scheduler(config._replace(claims=config.claims and CLAIMS))
+        #: Who has nothing to do; without the lock, a guess.
+        self.idle = self._scheduler.idle
+        # Re-entrant only so that it knows its owner: see `_is_inside`.
+        self._lock = threading.RLock()
+        self._transition = _Transition(self)
+        #: Unfinished tasks by number.
+        self._tasks: dict[int, Work] = {}
+        #: Those that the scheduler does not know: not yet, since they were submitted late, or not
+        #: any more, since a chore will settle them. It must not be asked to cancel them.
+        self._unknown: set[int] = set()
+        #: The number of the next task.
+        self._next = 0
+        #: Numbers for tasks of those who may not take the lock: far from all others, and from
+        #: each other, since each is the first of a block.
+        self._late = itertools.count(1 << 62, 1 << 20)
+        #: Living workers by number.
+        self._workers: dict[int, Worker] = {}
+        #: Workers that the driver's thread has yet to start.
+        self._unstarted = 0
+        self._started = threading.Condition(self._lock)
+        #: Those of them that shall exit already.
+        self._unwanted: set[int] = set()
+        #: Decisions for the driver's thread, in order.
+        self._chores: deque[_events.Action] = deque()
+        #: What came of decisions that were carried out at once, to tell the scheduler.
+        self._answers: deque[_events.Event] = deque()
+        #: The task that is being cancelled, or -1.
+        self._cancelling = -1
+        #: Events from those who may not take the lock.
+        self._inbox: deque[_events.Event] = deque()
+        #: When the scheduler wants to be woken, by `time.monotonic`.
+        self._wake_at: float | None = None
+        #: When what is left of the workers is killed.
+        self._kill_at: float | None = None
+        #: Why a process could not be started, or what its initializer raised, the last time.
+        self._start_error: BaseException | None = None
+        #: When memory that has not been used is let go.
+        self._trim_at: float | None = None
+        #: Workers whose channels wait for the kernel.
+        self._backed_up: set[Worker] = set()
+        #: How processes are ended when the pool breaks.
+        self._kill: Callable[[BaseProcess], None] = kill
+        #: Why the pool is broken; what submit then raises.
+        self.broken: BaseException | None = None
+        #: Whether no task may be submitted any more.
+        self.closed = False
+        #: Whether this is a forked copy in another process.
+        self.forked = False
+        #: Whether an exception left the scheduler in an unknown state: it is not asked any more.
+        self._interrupted = False
+        self._poller: Poller | None = None
+        self._alarm: Alarm | None = None
+        #: The driver's thread; None until the first task.
+        self.thread: threading.Thread | None = None
+        self._thread_ident: int | None = None
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Start the driver's thread, unless it runs."""
+
+    # -- what the executor calls, from any thread -------------------------------------------
+
+    def submit(self, task: Task) -> int:
+        """Queue a task and return its number.
+
+        Raises:
+            BrokenProcessPool: the pool is broken.
+            RuntimeError: the pool is shut down.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            return self._submit_late(task, 1)
+        if self.thread is None and self._refusal() is None:
+            self._open()
+        with self._lock:
+            if self.closed or self.broken is not None or self.forked:
+                refusal = self._refusal()
+            else:
+                try:
+                    number = self._next
+                    self._next = number + 1
+                    self._tasks[number] = task
+                    now = monotonic()
+                    idle = self._scheduler.give(number, task.group, now)
+                    if idle < 0:
+                        self._tell(_events.Submitted(number, number + 1, task.group, now))
+                    else:
+                        self._send_alone(self._workers[idle], task, number)
+                except BaseException:
+                    self._interrupt()
+                    raise
+                refusal = None
+        if refusal is not None:
+            raise refusal
+        if self._chores or self._backed_up:
+            self._wake()
+        return number
+
+    def submit_block(self, block: Block) -> None:
+        """Queue the tasks of a block; raises what `submit` raises."""
+        if self._is_inside():
+            block.first = self._submit_late(block, len(block))
+            return
+        if self.thread is None and self._refusal() is None:
+            self._open()
+        with self._lock, self._transition:
+            refusal = self._refusal()
+            if refusal is None:
+                block.first = first = self._next
+                self._next = stop = first + len(block)
+                self._tasks.update(zip(range(first, stop), itertools.repeat(block)))
+                self._tell(_events.Submitted(first, stop, block.group, monotonic()))
+        if refusal is not None:
+            raise refusal
+        self._after_transition()
+
+    def _submit_late(self, work: Work, count: int) -> int:
+        """Queue tasks for a thread that is inside a transition: the driver's thread will."""
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
+        first = next(self._late)
+        if isinstance(work, Block):
+            work.first = first
+        self._unknown.update(range(first, first + count))
+        self._tasks.update(zip(range(first, first + count), itertools.repeat(work)))
+        self.tell(_events.Submitted(first, first + count, work.group, monotonic()))
+        return first
+
+    def expect(self) -> None:
+        """A task is about to be submitted: start a worker meanwhile, if one is needed."""
+        if not self._scheduler.wants_more():
+            return
+        if self._is_inside() or self._refusal() is not None:
+            return
+        if self.thread is None:
+            self._open()
+        with self._lock, self._transition:
+            self._tell(_events.Expected(monotonic()))
+        self._after_transition()
+
+    def cancel(self, number: int) -> bool:
+        """Whether the task had not been started and now never will be; it is not told."""
+        if self._is_inside():
+            return False  # in the middle of a transition of this very thread: cannot be known
+        with self._lock, self._transition:
+            if number not in self._tasks or number in self._unknown:
+                return False
+            self._cancelling = number
+            self._tell(_events.CancelAsked(number, monotonic()))
+            cancelled = number not in self._tasks
+            self._cancelling = -1
+        self._after_transition()
+        return cancelled
+
+    def check_open(self) -> None:
+        """Raise what `submit` would raise for any task."""
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
+
+    def is_running(self, number: int) -> bool:
+        """Whether a worker has claimed the task."""
+        if self._is_inside():
+            return False  # in the middle of a transition of this very thread: cannot be known
+        with self._lock, self._transition:
+            runner, held = self._scheduler.runner(number)
+            worker = self._workers.get(runner)
+            # The head of what a worker holds is claimed if anything is.
+            return worker is not None and worker.channel.unclaimed() < held
+
+    def abandon(self, first: int, stop: int, kill: bool) -> None:
+        """Nobody wants these tasks: cancel those not started, `kill` the workers of the rest."""
+        for number in range(first, stop):
+            if number in self._tasks and not self.cancel(number) and kill:
+                self._kill_runner(number)
+
+    def _kill_runner(self, number: int) -> None:
+        self._refuse_reentrance()
+        with self._lock, self._transition:
+            worker = self._workers.get(self._scheduler.runner(number)[0])
+        if worker is not None:
+            kill(worker.process)
+
+    def tell(self, event: _events.Event) -> None:
+        """Have the driver's thread take note of the event; safe in finalizers and handlers."""
+        self._inbox.append(event)
+        self._wake()
+
+    def shut_down(self, cancel: bool) -> None:
+        """Take no more tasks; with `cancel`, those not started do not run."""
+        self._refuse_reentrance()
+        if self.forked:
+            return  # it is the parent's to shut down
+        with self._lock, self._transition:
+            self.closed = True
+            self._tell(_events.ShutdownAsked(cancel, monotonic()))
+        self._after_transition()
+
+    def terminate(self, kill: Callable[[BaseProcess], None]) -> None:
+        """End all workers at once, by `kill`; whatever is unfinished fails."""
+        self._refuse_reentrance()
+        if self.forked:
+            return  # it is the parent's to terminate
+        with self._lock, self._transition:
+            self.closed = True
+            self._kill = kill
+            self._tell(_events.TerminateAsked())
+        self._after_transition()
+
+    def resize(self, max_workers: int) -> None:
+        """Have so many workers from now on."""
+        self._refuse_reentrance()
+        with self._lock, self._transition:
+            self._tell(_events.Resized(max_workers, monotonic()))
+        self._after_transition()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until nothing of the pool is left; at once from the driver's own thread."""
+        thread = self.thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def processes(self) -> dict[int, BaseProcess]:
+        """The processes of the workers by pid, but for those told to exit.
+
+        Waits for those being started: in the standard library they are there when submit returns.
+        """
+        waits = not self._is_inside() and self.thread is not threading.current_thread()
+        with self._started:
+            if waits:
+                self._started.wait_for(lambda: not self._unstarted or self._ended(), START_WAIT)
+            workers = list(self._workers.values())
+        return {
+            worker.process.pid: worker.process
+            for worker in workers
+            if worker.process.pid is not None and not worker.retired
+        }
+
+    # -- transitions ------------------------------------------------------------------------
+
+    def _is_inside(self) -> bool:
+        """Whether a signal handler or finalizer asks while its own thread is in a transition."""
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
+
+    def _refuse_reentrance(self) -> None:
+        if self._is_inside():
+            raise errors.InternalError(
+                "a signal handler or finalizer controlled the pool while its own thread was inside"
+                " it; do so from another thread"
+            )
+
+    def _interrupt(self) -> None:
+        """An exception came half-way through a transition."""
+        self._interrupted = True
+        self.broken = errors.InternalError(
+            "an exception interrupted a decision of the pool half-way, so that its state is "
+            "unknown; the pool is broken: make a new one"
+        )
+        self._chores.append(_events.Break(Why.TERMINATED, -1, 0))
+        self._wake()
+
+    def _after_transition(self) -> None:
+        """Wake the driver's thread if the transition left something for it."""
+        if self._chores or self._backed_up:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Make the driver's thread look around; safe anywhere, also in finalizers."""
+        alarm = self._alarm
+        if alarm is not None:
+            alarm.ring()
+
+    def _refusal(self) -> BaseException | None:
+        """Why no task can be submitted, or None."""
+        if self.forked:
+            return errors.ForkedPool(
+                "this pool belongs to the parent process: a forked child cannot use it; "
+                "make a new pool in the child"
+            )
+        if self.broken is not None:
+            return errors.again(self.broken)
+        if self.closed:
+            when = "interpreter shutdown" if exiting else "shutdown"
+            return RuntimeError(f"cannot schedule new futures after {when}")
+        return None
+
+    def _tell(self, event: _events.Event) -> None:
+        """Tell the scheduler; carry out at once what must keep its order, and note the rest."""
+        if self._interrupted:
+            return
+        for action in self._scheduler.handle(event):
+            if type(action) is _Send:
+                self._send(self._workers[action.worker], action.spans)
+            else:
+                self._carry_out(action)
+        while self._answers:
+            self._tell(self._answers.popleft())
+
+    def _carry_out(self, action: _events.Action) -> None:
+        match action:
+            case _events.TakeBack(number, tasks):
+                won = self._workers[number].channel.take_claims(tasks)
+                self._answers.append(_events.TookBack(number, won, monotonic()))
+            case _events.Retire(number):
+                self._retire(number)
+            case _events.WakeAt(when):
+                self._set_alarm(when)
+            case _events.Cancel(span) | _events.Fail(span):
+                self._unknown.update(span.tasks())
+                if self._cancelling in span.tasks():  # whoever asked hears it at once
+                    self._unknown.discard(self._cancelling)
+                    del self._tasks[self._cancelling]
+                self._chores.append(action)
+            case _:
+                self._unstarted += isinstance(action, _events.Launch)
+                self._chores.append(action)
+
+    def _send_alone(self, worker: Worker, task: Task, number: int) -> None:
+        """Send a task to a worker that has no other."""
+        task.worker = worker
+        if self._ledger.forgotten or not worker.send_one(task, number):
+            self._send(worker, (_events.Span(number, number + 1, task.group),))
+        elif worker.channel.backed_up:
+            self._backed_up.add(worker)
+
+    def _send(self, worker: Worker, spans: tuple[_events.Span, ...]) -> None:
+        if self._ledger.forgotten:
+            self._forget_definitions()
+        worker.send(self._tasks, spans)
+        if worker.channel.backed_up:
+            self._backed_up.add(worker)
+        if worker.exchange.used:
+            self._note_large()
+
+    def _retire(self, number: int) -> None:
+        worker = self._workers.get(number)
+        if worker is None:
+            self._unwanted.add(number)
+            return
+        worker.retire()
+        if worker.channel.backed_up:
+            self._backed_up.add(worker)
+
+    def _forget_definitions(self) -> None:
+        forgotten = self._ledger.forgotten
+        while forgotten:
+            number = forgotten.popleft()
+            for worker in self._workers.values():
+                worker.forget(number)
+                if worker.channel.backed_up:
+                    self._backed_up.add(worker)
+
+    def _note_large(self) -> None:
+        """Something large is on its way: memory for it is kept for a while."""
+        if self._trim_at is None:
+            self._trim_at = monotonic() + TRIM_SECONDS
+            self._wake()
+
+    def _set_alarm(self, when: float) -> None:
+        if self._wake_at is None or when < self._wake_at:
+            self._wake_at = when
+            if threading.current_thread() is not self.thread:
+                self._wake()
+
+    def _ended(self) -> bool:
+        if self._chores:
+            return False
+        if self._interrupted:
+            return not self._workers
+        return self._scheduler.state is _scheduler.Pool.DONE
+
+
+def kill(process: BaseProcess) -> None:
+    """End a process at once, if it has not ended."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
