@@ -8,10 +8,15 @@ One thread, no lock. The server listens on no address: requests arrive on one so
 from the owner. When it dies its children live on, and report their own ends.
 
 A request is the number of descriptors, and the descriptors themselves in messages of at most
-`MAX_PER_MESSAGE`: the child's end of the data pipe, its end of the status channel, the resource
+`MAX_PER_MESSAGE`: the child's end of the life line, its end of the status channel, the resource
 tracker's pipe, then whatever the child's pickles refer to. On the status channel the owner gets a
 `Report` when the child has started and one when it has ended. The server ends at the
 end-of-file of its request socket, once no owner waits any more for the end of a child.
+
+The life line is a socket pair. From the owner comes what a spawned child reads from its pipe, and
+then nothing until the end-of-file that says that the owner is gone. Back go the child's last
+words: the exit code with which it is about to end. The owner asks for them only where the server
+died before it could report, since the one process is gone then that the kernel tells the end.
 """
 
 from __future__ import annotations
@@ -35,7 +40,15 @@ from collections.abc import Iterable, Sequence
 from multiprocessing import resource_tracker, spawn, util
 from typing import Any, Final, NamedTuple, NoReturn
 
-__all__ = ["MAX_PER_MESSAGE", "Modules", "Report", "ServerProcess", "inherited", "request"]
+__all__ = [
+    "MAX_PER_MESSAGE",
+    "Modules",
+    "Report",
+    "ServerProcess",
+    "inherited",
+    "last_words",
+    "request",
+]
 
 #: Linux takes 253 descriptors in one message (SCM_MAX_FD); other systems take no fewer.
 MAX_PER_MESSAGE: Final = 250
@@ -219,7 +232,7 @@ class _Server:
             self._fork(fds)
         elif fds[1] != _MISSING:
             with socket.socket(fileno=fds[1]) as status:
-                _tell(status, Report(0, error=errno.EMFILE))
+                _tell(status, Report(0, error=errno.EMFILE).pack())
         for fd in (fds[0], *fds[2:]):
             if fd != _MISSING:
                 os.close(fd)
@@ -230,7 +243,7 @@ class _Server:
         try:
             pid = os.fork()
         except OSError as exc:
-            _tell(status, Report(0, error=exc.errno or errno.EAGAIN))
+            _tell(status, Report(0, error=exc.errno or errno.EAGAIN).pack())
             status.close()
             return
         if pid == 0:
@@ -248,7 +261,7 @@ class _Server:
             other.close()
         os.close(self._wake_r)
         os.close(self._wake_w)
-        _run_child(self._pid, status, *fds)
+        _run_child(status, *fds)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -261,7 +274,8 @@ class _Server:
             if pid == 0:
                 return
             if pid in self._status:
-                _tell(self._status[pid], Report(pid, exitcode=os.waitstatus_to_exitcode(status)))
+                report = Report(pid, exitcode=os.waitstatus_to_exitcode(status))
+                _tell(self._status[pid], report.pack())
                 self._forget(pid)
 
     def _forget(self, pid: int) -> None:
@@ -299,52 +313,58 @@ def _receive_message(control: socket.socket, size: int) -> tuple[bytes, list[int
     return data, fds.tolist()
 
 
-def _tell(status: socket.socket, report: Report) -> None:
+def _tell(owner: socket.socket, message: bytes) -> None:
     with contextlib.suppress(OSError):  # nobody there to be told
-        status.send(report.pack(), socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
+        owner.send(message, socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
 
 
 # --- in the forked child -----------------------------------------------------------------------
 
 
 def _run_child(
-    server: int, status: socket.socket, data: int, _status: int, tracker: int, *fds: int
+    status: socket.socket, life: int, _status: int, tracker: int, *fds: int
 ) -> NoReturn:
     """Live the child's life, and end; what follows in the server's code is not the child's."""
     exitcode = 1
+    line = socket.socket(fileno=life)
     try:
         # As in `multiprocessing.popen_fork`: only what the child itself registers is called.
         atexit._clear()
         atexit.register(_util._exit_function)
-        # A process that the child forks must not hide the child's end from the owner.
+        # A process that the child forks must not hide the child's end from the owner, nor speak
+        # in the child's name.
         os.register_at_fork(after_in_child=status.close)
+        os.register_at_fork(after_in_child=line.close)
         _tracker._fd = tracker
         _inherited[:] = fds
         _reseed()
-        _tell(status, Report(os.getpid()))
-        if _is_expected(data):
-            exitcode = spawn._main(data, os.dup(data))
+        _tell(status, Report(os.getpid()).pack())
+        if line.recv(1, socket.MSG_PEEK):  # else the owner went away instead
+            exitcode = spawn._main(os.dup(life), os.dup(life))
     except BaseException:  # noqa: BLE001 - the outer edge: above are the server's frames
         sys.excepthook(*sys.exc_info())
     finally:
-        _end(status, server, exitcode)
+        _end(line, exitcode & 0xFF)
 
 
-def _is_expected(data: int) -> bool:
-    """Wait for the first byte from the owner; False when it went away instead."""
-    poll = select.poll()
-    poll.register(data, select.POLLIN)
-    return bool(poll.poll()[0][1] & select.POLLIN)
-
-
-def _end(status: socket.socket, server: int, exitcode: int) -> NoReturn:
+def _end(line: socket.socket, exitcode: int) -> NoReturn:
     try:
         atexit._run_exitfuncs()
         _util._flush_std_streams()
-        if os.getppid() != server:  # it died, and cannot report this child's end
-            _tell(status, Report(os.getpid(), exitcode=exitcode & 0xFF))
     finally:
-        os._exit(exitcode & 0xFF)
+        try:
+            _tell(line, bytes([exitcode]))
+        finally:
+            os._exit(exitcode)
+
+
+def last_words(line: socket.socket) -> int | None:
+    """The exit code that a child handed over before it ended; owner's side of its life line."""
+    try:
+        said = line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except (BlockingIOError, ConnectionResetError):  # ended by a signal, or by `os._exit`
+        return None
+    return said[0] if said else None
 
 
 def _reseed() -> None:

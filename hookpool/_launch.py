@@ -48,8 +48,8 @@ HAVE_FORK_SERVER: Final = (
     hasattr(os, "fork") and mp_reduction.HAVE_SEND_HANDLE and sys.platform != "darwin"
 )
 
-#: As in the standard library, for a child whose server was killed: when a signal that we did not
-#: send ended the child after that, or when the child ended in that very moment.
+#: As in the standard library, for a child whose server was killed before it, where the child said
+#: nothing either: when `os._exit`, or a signal that we did not send, ended it.
 EXITCODE_UNKNOWN: Final = 255
 
 #: A server may die once, whatever the reason, while a child is started; if new ones die as well,
@@ -345,25 +345,25 @@ class ForkedPopen(stdlib_popen.Popen):
 
     def _launch(self, process_obj: BaseProcess) -> None:
         story = self._pickled(process_obj)
-        data, life = os.pipe()
+        life, theirs = _socket_pair(socket.SOCK_STREAM)
         try:
-            tracker = cast("int", resource_tracker.getfd())  # None only before it runs
-            fds = [data, tracker, *self._fds]
-            self._status, report = _fork(fds, self._modules)
+            with theirs:
+                tracker = cast("int", resource_tracker.getfd())  # None only before it runs
+                fds = [theirs.fileno(), tracker, *self._fds]
+                self._status, report = _fork(fds, self._modules)
         except BaseException:
-            os.close(life)
+            life.close()
             raise
-        finally:
-            os.close(data)
-        # The child takes the end-of-file on its data pipe for our end: this end stays open.
+        # The child takes the end-of-file on its life line for our end: this end stays open.
         self._life = life
         self.pid = report.pid
         self.returncode = report.exitcode
         self.sentinel = self._status.fileno()
         self.finalizer = util.Finalize(self, _let_go, (self._status, life))
         _popens.add(self)
-        with contextlib.suppress(BrokenPipeError), open(life, "wb", closefd=False) as file:
-            file.write(story)  # a child that died meanwhile says so by its exit code
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            # A child that died meanwhile says so by its exit code.
+            life.sendall(story, getattr(socket, "MSG_NOSIGNAL", 0))
 
     def _pickled(self, process_obj: BaseProcess) -> memoryview:
         file = io.BytesIO()
@@ -384,15 +384,19 @@ class ForkedPopen(stdlib_popen.Popen):
         try:
             # Peeked only: the sentinel stays readable for whoever waits for it next.
             message = self._status.recv(_forkserver.REPORT_SIZE, socket.MSG_PEEK | flags)
+            if message:
+                return Report.unpack(message).exitcode
+            # The server died before it could report.
+            exitcode = _forkserver.last_words(self._life)
         except BlockingIOError:
             return None
         except OSError:
             if self._status.fileno() < 0:  # another thread closed it, hence knows the exit code
                 return self.returncode
             raise
-        if message:
-            return Report.unpack(message).exitcode
-        # Server and child both died without a word: the child by a signal, probably by ours.
+        if exitcode is not None:
+            return exitcode
+        # The child died without a word: by a signal, probably by ours.
         return EXITCODE_UNKNOWN if self._signal_sent is None else -self._signal_sent
 
     def _send_signal(self, sig: int) -> None:
@@ -408,10 +412,9 @@ class ForkedPopen(stdlib_popen.Popen):
 _popens: weakref.WeakSet[ForkedPopen] = weakref.WeakSet()
 
 
-def _let_go(status: socket.socket, life: int) -> None:
-    if status.fileno() >= 0:
-        status.close()
-        os.close(life)
+def _let_go(status: socket.socket, life: socket.socket) -> None:
+    status.close()
+    life.close()
 
 
 def _fork(fds: list[int], modules: Modules) -> tuple[socket.socket, Report]:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing import connection
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.launching import (
     ended,
     fresh_server,
     in_child,
+    is_gone,
     nothing,
     sleep_for_ever,
     sleeper,
@@ -182,6 +184,43 @@ def test_exit_code_of_a_child_that_outlived_its_server(sleeper: Process) -> None
     assert ended(sleeper) == -signal.SIGKILL
     os.kill(stranger.pid, signal.SIGKILL)
     assert ended(stranger) == _launch.EXITCODE_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("end", "exitcode"),
+    [(sys.exit, 7), (int, 0), (os._exit, _launch.EXITCODE_UNKNOWN)],
+    ids=["exits", "returns", "leaves without a word"],
+)
+def test_exit_code_of_a_child_that_ends_while_its_server_dies(
+    fresh_server: None, end: Callable[[int], object], exitcode: int
+) -> None:
+    process = Process(target=end, args=(7,))
+    process.start()
+    server = _launch.server_pid()
+    os.kill(server, signal.SIGSTOP)  # whatever becomes of the child, it will not be reported
+    wait_until(lambda: is_gone(process.pid))
+    _kill_server()
+    assert ended(process) == exitcode
+
+
+def test_what_a_child_forked_says_nothing_in_its_name() -> None:
+    reader, writer = connection.Pipe(duplex=False)
+
+    def fork() -> None:
+        reader.recv()
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(9)
+        os.waitpid(pid, 0)
+        sys.exit(3)
+
+    process = Process(target=fork)
+    process.start()
+    _kill_server()
+    writer.send("fork")
+    assert ended(process) == 3
+    reader.close()
+    writer.close()
 
 
 def _kill_server() -> None:
