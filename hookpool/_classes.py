@@ -35,7 +35,7 @@ from hookpool._importable import is_importable
 HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, in Python as a rule
 
 dict_of = type.__dict__["__dict__"].__get__
-_DESCRIPTORS = frozenset({MemberDescriptorType, GetSetDescriptorType})
+_DESCRIPTORS = frozenset(map(id, (MemberDescriptorType, GetSetDescriptorType)))
 _counts: dict[str, itertools.count[int]] = {}
 # What `make_class` is given, what each class has anew, and what copyreg remembers there.
 _NOT_COPIED = frozenset({"__module__", "__dict__", "__weakref__", "_abc_impl", "__slotnames__"})
@@ -113,18 +113,21 @@ def _hold(value: Any, name: str, stale: set[str]) -> object:
     last one may get the id of the first, and the edit be missed.
     """
     kind = type(value)
-    if kind in _WRAPPERS:
-        value = getattr(value, _WRAPPERS[kind])
+    wrapped = _WRAPPERS.get(id(kind))
+    if wrapped is not None:
+        value = getattr(value, wrapped)
     with contextlib.suppress(TypeError):
         return weakref.ref(value, lambda _: stale.add(name))
-    parts = value if kind in (list, tuple, set, frozenset) else ()
+    parts = value if id(kind) in _COLLECTIONS else ()
     if kind is dict:
         parts = (*value, *value.values())
     is_free = bool(parts) and not any(map(gc.is_tracked, parts))
     return value if is_free or not gc.is_tracked(value) else None
 
 
-_WRAPPERS = {staticmethod: "__func__", classmethod: "__func__", property: "fget"}
+# By the id of the type, as below: a type need not be hashable, nor its comparison harmless.
+_WRAPPERS = {id(staticmethod): "__func__", id(classmethod): "__func__", id(property): "fget"}
+_COLLECTIONS = frozenset(map(id, (list, tuple, set, frozenset)))
 
 
 def identity(cls: Any) -> _rebuild.Identity:
@@ -180,7 +183,7 @@ def _described(value: Any, met: set[int], depth: int = 0) -> str:
     `met` are the ids of what is being described, or has been.
     """
     kind = type(value)
-    if kind in _SIMPLE:
+    if id(kind) in _SIMPLE:
         return repr(value)
     if kind is int:
         return f"{value:x}"  # decimal digits are limited
@@ -193,11 +196,11 @@ def _described(value: Any, met: set[int], depth: int = 0) -> str:
         parts = _parts(value, kind)
         if parts is not None:
             found = [_described(one, met, depth + 1) for one in parts]
-            return repr(sorted(found) if kind in (set, frozenset) else found)
+            return repr(sorted(found) if kind is set or kind is frozenset else found)
     return str(value.__qualname__ if isinstance(value, type) else kind.__qualname__)
 
 
-_SIMPLE = frozenset({type(None), bool, float, complex})
+_SIMPLE = frozenset(map(id, (type(None), bool, float, complex)))
 # Enough to tell programs apart; more would cost time.
 _LONG = 1000
 _DEEP = 20
@@ -205,14 +208,14 @@ _DEEP = 20
 
 def _parts(value: Any, kind: Any) -> tuple[Any, ...] | None:
     """What a value consists of, if it is of a type that can be described so."""
-    if kind in (list, tuple, set, frozenset, dict):
+    if kind is dict or id(kind) in _COLLECTIONS:
         items = () if len(value) > _LONG else value.items() if kind is dict else value
         return (len(value), *items)
     if kind is FunctionType:
         return _parts_of_function(value)
     if kind is property:
         return value.fget, value.fset, value.fdel
-    if kind in _WRAPPERS:
+    if id(kind) in _WRAPPERS:
         return (value.__func__,)
     if _is_enum(kind):
         return value._name_, value._value_
@@ -232,7 +235,7 @@ def _parts_of_function(fn: FunctionType) -> tuple[Any, ...]:
 
 
 def reduce_class(cls: Any) -> tuple[Any, ...]:
-    """The reduce tuple of a class by value."""
+    """The reduce tuple of a class by value; the order of its parts is `_phases`' to change."""
     known = identity(cls)
     version, versions = known.version, known.versions
     own = dict(dict_of(cls))
@@ -241,7 +244,7 @@ def reduce_class(cls: Any) -> tuple[Any, ...]:
         name: value
         for name, value in own.items()
         if name not in _NOT_COPIED
-        and (type(value) not in _DESCRIPTORS or value.__objclass__ is not cls)
+        and (id(type(value)) not in _DESCRIPTORS or value.__objclass__ is not cls)
     }
     slots = _slots(own)
     if slots is not None:
@@ -258,20 +261,8 @@ def reduce_class(cls: Any) -> tuple[Any, ...]:
         arguments += (_members(cls, attributes, extra),)
     if isinstance(cls, ABCMeta) and (registered := _registered(cls)):
         extra["registered"] = registered
-    state: tuple[Any, ...] = (version, attributes, versions, extra)
-    if type(own.get("__hash__")) is FunctionType:
-        if slots is None:
-            body |= dict.fromkeys(attributes) | body
-        state = _functions_first(cls, *state)
+    state = (version, attributes, versions, extra)
     return _rebuild.make_class, arguments, state, None, None, _rebuild.fill_class
-
-
-def _functions_first(
-    cls: Any, version: int, attributes: dict[str, Any], versions: dict[str, int], extra: Any
-) -> tuple[Any, ...]:
-    functions = {n: value for n, value in attributes.items() if type(value) is FunctionType}
-    first = _rebuild.Early(cls, version, functions, versions)
-    return first, version, attributes, versions, extra
 
 
 def _evaluated(cls: Any, annotations: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+from hookpool._cures import cure_of
+
 __all__ = ["explain", "explain_parts"]
 
 Dumps = Callable[[Any], object]
@@ -219,7 +221,7 @@ class _Search:
 
     def _probe(self, value: object, held: bool) -> str | None:
         """Return what pickling `value` raises, as text, or None."""
-        if type(value) in _ATOMS:
+        if id(type(value)) in _ATOMS:
             return None
         self.probes -= 1
         if self.probes < 0 or time.monotonic() > self.deadline:
@@ -233,8 +235,9 @@ class _Search:
 
 # --- the parts of an object ----------------------------------------------------------------
 
+# By the id of the type: a type need not be hashable, that is up to its metaclass.
 _ATOMS = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)}
+    map(id, (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)))
 )
 
 
@@ -244,8 +247,8 @@ def _parts(obj: object) -> Iterator[_Branch]:
     Exact types, like the pickler: a subclass of dict goes through its own reduction.
     """
     kind = type(obj)
-    parts = _PARTS.get(kind)
-    if parts is None and (kind in _ATOMS or _cure(obj)):
+    parts = _PARTS.get(id(kind))
+    if parts is None and (id(kind) in _ATOMS or cure_of(obj)):
         return  # a lock inside a Queue is true but helps nobody: stop at the Queue
     if parts is None and issubclass(kind, type):  # isinstance would ask obj.__class__
         parts = _parts_of_class
@@ -405,7 +408,8 @@ def _parts_of_instance(obj: Any) -> Iterator[_Branch]:
 
 
 def _reduce(obj: Any) -> object:
-    registered = copyreg.dispatch_table.get(type(obj))
+    kind = type(obj)
+    registered = None if type(kind).__hash__ is None else copyreg.dispatch_table.get(kind)
     # Protocol 4: at 5 numpy and others hand out buffers, which need not be picklable.
     return registered(obj) if registered else obj.__reduce_ex__(4)
 
@@ -476,7 +480,7 @@ def _parts_of_module(obj: types.ModuleType) -> Iterator[_Branch]:
     )
 
 
-_PARTS: dict[type, Callable[[Any], Iterator[_Branch]]] = {
+_PARTS_OF: dict[type, Callable[[Any], Iterator[_Branch]]] = {
     list: _parts_of_sequence,
     tuple: _parts_of_sequence,
     set: _parts_of_set,
@@ -499,6 +503,7 @@ _PARTS: dict[type, Callable[[Any], Iterator[_Branch]]] = {
     functools.cached_property: _parts_named("func"),
     type(functools.lru_cache(lambda: None)): _parts_named("__wrapped__"),
 }
+_PARTS = {id(kind): parts for kind, parts in _PARTS_OF.items()}
 
 
 # --- the telling ---------------------------------------------------------------------------
@@ -514,7 +519,7 @@ def _tell(node: _Node | None, error: BaseException, stopped: bool) -> str:
     path = _path(node.steps())
     # "object: cannot pickle it" tells less than it seems to.
     told = node.error if path == ROOT else f"{path}: {node.error}"
-    cure = _cure(node.value)
+    cure = cure_of(node.value)
     return f"{told.rstrip('.')}. {cure}" if cure else told
 
 
@@ -553,7 +558,7 @@ def _place(code: types.CodeType) -> str:
 
 
 def _short(value: object) -> str:
-    if type(value) in _ATOMS:
+    if id(type(value)) in _ATOMS:
         text = repr(value)
         return text if len(text) <= 40 else f"{text[:37]}..."
     return f"<{type(value).__qualname__}>"  # no repr of a user's: it may be long, slow or raise
@@ -612,7 +617,7 @@ def _deepest(parts: Mapping[str, object], deadline: float) -> tuple[list[_Step],
                 stack.pop(), steps.pop(), kinds.pop()
                 continue
             step, child = found
-            if id(child) in seen or type(child) in _ATOMS:
+            if id(child) in seen or id(type(child)) in _ATOMS:
                 continue
             seen[id(child)] = child
             stack.append(_children(child))
@@ -637,64 +642,3 @@ def _period(labels: Sequence[str]) -> int:
         if labels[-period:] == labels[-2 * period : -period]:
             return period
     return 1
-
-
-# --- cures ---------------------------------------------------------------------------------
-
-# What to do, and the types it is for: by name, so that nothing is imported to look for something
-# that is not there. Subclasses count.
-_CURES = {
-    "A lock works in the process that made it: give the workers one of multiprocessing's "
-    "(ctx.Lock()) through initargs or a Process's arguments, or make it inside the function.": """
-        _thread.lock _thread.RLock threading.Condition threading.Event threading.Semaphore
-        threading.Barrier""",
-    "It travels only while a child starts: pass it in initargs or a Process's arguments.": """
-        multiprocessing.synchronize.SemLock multiprocessing.synchronize.Condition
-        multiprocessing.synchronize.Event multiprocessing.queues.Queue
-        multiprocessing.queues.SimpleQueue multiprocessing.sharedctypes.SynchronizedBase""",
-    "Use a queue of multiprocessing (ctx.Queue()), given in initargs.": """
-        queue.Queue _queue.SimpleQueue""",
-    "A process or pool cannot be handed on: pass its results, or start it in the function.": """
-        multiprocessing.pool.Pool multiprocessing.process.BaseProcess subprocess.Popen
-        concurrent.futures._base.Executor""",
-    "Pass its result(), not the future.": "concurrent.futures._base.Future",
-    "Threads and what waits for them stay in their process: start it inside the function.": """
-        threading.Thread""",
-    "Make the threading.local inside the function.": "_thread._local",
-    "It belongs to its event loop: run the loop inside the function and pass plain data.": """
-        asyncio.events.AbstractEventLoop _asyncio.Future _asyncio.Task
-        asyncio.mixins._LoopBoundMixin""",
-    "Pass the path and open it inside the function.": """
-        _io._IOBase posix.ScandirIterator tempfile._TemporaryFileWrapper mmap.mmap _csv.writer""",
-    "Pass its .path.": "posix.DirEntry",
-    "Pass the address and connect inside the function.": """
-        _socket.socket _ssl._SSLContext _ssl._SSLSocket select.epoll selectors.BaseSelector""",
-    "Open the connection inside the function, or once per worker in an initializer.": """
-        sqlite3.Connection sqlite3.Cursor psycopg2.extensions.connection
-        psycopg.connection.Connection sqlalchemy.engine.base.Engine""",
-    "Pass list(...) of it, or the function and arguments that make it.": """
-        builtins.generator builtins.async_generator _csv.reader""",
-    "Call the function and await the result in one process.": "builtins.coroutine",
-    "Pass the plain values you need from it.": """
-        builtins.frame _contextvars.Context _contextvars.Token""",
-    "Pass traceback.format_exception(...) of it, which is text.": "builtins.traceback",
-    "Import the module inside the function.": "builtins.module",
-    "Pass the object itself: a weak reference travels only together with its object.": """
-        weakref.ReferenceType""",
-    "Windows belong to their process: pass plain data and draw in the owner.": """
-        _tkinter.tkapp tkinter.Misc tkinter.Variable""",
-    "Pass its groups() or its group().": "re.Match",
-    "Pass its digest(), or the data.": "_hashlib.HASH",
-    "A pointer means nothing in another process: pass its contents.": "_ctypes._Pointer",
-}
-
-
-@functools.cache
-def _cures() -> dict[str, str]:
-    return {name: cure for cure, names in _CURES.items() for name in names.split()}
-
-
-def _cure(obj: object) -> str | None:
-    """What to do about an object of a kind that is known never to travel."""
-    kinds = (_cures().get(f"{cls.__module__}.{cls.__qualname__}") for cls in type(obj).__mro__)
-    return next(filter(None, kinds), None)

@@ -25,12 +25,13 @@ from hookpool import _classes, _rebuild
 from hookpool._buffers import Lender, Parcel, loads
 from hookpool._functions import ATOMS
 from hookpool._importable import function_home
+from hookpool._phases import reduce_class
+from hookpool._plans import plans
 from hookpool._rebuild import loading
 from hookpool.reduction import (
     ReusablePickler,
     TaskPickler,
     WorkerPickler,
-    check_registrations,
     raise_explained,
     stands_for_itself,
 )
@@ -253,7 +254,7 @@ class Ledger:
         if type(obj) is tuple and len(obj) <= _SHORT:
             for one in obj:
                 kind = type(one)
-                if kind not in ATOMS or ((kind is bytes or kind is str) and len(one) > _LONG):
+                if id(kind) not in ATOMS or ((kind is bytes or kind is str) and len(one) > _LONG):
                     break
             else:  # of no concern to any hook or table: the C pickler does not ask for these
                 return Packet(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
@@ -271,7 +272,7 @@ class Ledger:
         parts: Mapping[str, Any] | None,
         lender: Lender | None = None,
     ) -> Packet:
-        check_registrations()
+        plans.check()
         try:
             pickler = kind.spare.pop()
         except IndexError:
@@ -449,7 +450,7 @@ class _ClassPickler(_LedgerPickler):
             if definition is not None:
                 return self._reference(known, definition)
         inside[id(cls)] = cls, known.version
-        return _classes.reduce_class(cls)
+        return reduce_class(self, cls)
 
 
 class Shelf:
@@ -489,9 +490,9 @@ class Shelf:
     def dump(self, obj: Any) -> bytes | Parcel:
         """Pickle a result; the owner's classes go back by their tokens."""
         kind = type(obj)
-        if kind in ATOMS and not ((kind is bytes or kind is str) and len(obj) > _LONG):
+        if id(kind) in ATOMS and not ((kind is bytes or kind is str) and len(obj) > _LONG):
             return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
-        check_registrations()
+        plans.check()
         try:
             pickler = _ShelfPickler.spare.pop()
         except IndexError:

@@ -18,10 +18,12 @@ from typing import Any
 from hookpool import _rebuild
 from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
 from hookpool._importable import function_home, is_importable, is_module_importable
-from hookpool._objects import PLACES, explicit_home, with_annotated
+from hookpool._objects import PLACES, explicit_home
+from hookpool._type_forms import with_annotated
 
-#: Values of these types cannot refer to anything.
-ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+#: The ids of types whose values cannot refer to anything.  Ids, since a type need not be hashable:
+#: that is up to its metaclass.
+ATOMS = frozenset(map(id, (type(None), bool, int, float, complex, str, bytes)))
 _are_atoms = ATOMS.issuperset
 
 
@@ -89,7 +91,7 @@ def _whole(
 ) -> tuple[Any, ...] | None:
     """What makes a function in one piece, if nothing that it captures can lead back to it."""
     captured: dict[str, Any] | None = None
-    cells: tuple[Any, ...] = ()
+    cells: tuple[Any, ...] | list[CellType] = ()
     submodules = stamps = None
     modules: list[Any] = []
     names = known.names
@@ -106,8 +108,10 @@ def _whole(
         values += cells
     if values and not _is_safe(pickler, values, modules, inner):
         return None
-    if cells and type(_closure(pickler, fn)) is list:
-        return None
+    if cells and type(found := _closure(pickler, fn)) is list:
+        if None in found:
+            return None
+        cells = found  # all of them are another function's: methods share ``__class__``
     if names and not pickler.is_stamping:
         stamps = pickler.stamps_of(fn, names, captured or {})
     for module in modules:
@@ -131,16 +135,16 @@ def _is_safe(
     """
     for value in values:
         kind = type(value)
-        if kind in ATOMS:
+        if id(kind) in ATOMS:
             continue
-        if kind in _CONTAINERS:
+        if id(kind) in _CONTAINERS:
             if len(value) > _LONG:
                 return False
             if kind is dict:
-                if not _are_atoms(map(type, value)):
+                if not _are_atoms(map(id, map(type, value))):
                     return False
                 value = value.values()
-            if not _are_atoms(map(type, value)) and (
+            if not _are_atoms(map(id, map(type, value))) and (
                 depth == _DEEP or not _is_safe(pickler, value, modules, inner, depth + 1)
             ):
                 return False
@@ -152,12 +156,19 @@ def _is_safe(
             if sys.modules.get(name) is not value or not is_module_importable(name):
                 return False
             modules.append(value)
+        elif pickler.met.get(id(value)) is value:  # a class that has been, or is being, written
+            continue
         elif (kind is not type and kind is not BuiltinFunctionType) or not is_importable(value):
             return False
     return True
 
 
-_CONTAINERS = frozenset({tuple, list, dict, set, frozenset})
+def is_safe(pickler: Any, values: Iterable[Any]) -> bool:
+    """Whether, after a short look, nothing by value can be reached but functions in one piece."""
+    return _is_safe(pickler, values, [], inner=False)
+
+
+_CONTAINERS = frozenset(map(id, (tuple, list, dict, set, frozenset)))
 # A look at more would cost more than it saves.
 _DEEP = 2
 _LONG = 16
@@ -184,6 +195,8 @@ def _with_submodules(
 ) -> list[str] | None:
     """With the submodules of a module that a code uses."""
     found = known.submodules(module.__name__)
+    if found:  # one made by hand, of a package made by hand, is an attribute that travels
+        found = [name for name in found if is_module_importable(name)]
     return (before or []) + found if found else before
 
 
@@ -255,6 +268,29 @@ def _family(
             states.append(state.values())
             path.pop()
     return tuple(functions), tuple(states)
+
+
+def shells_of(pickler: Any, functions: Iterable[FunctionType]) -> list[FunctionType]:
+    """Those that do not go in one piece; from now on they are written without what they capture.
+
+    `fills_of` gives what brings that.
+    """
+    met = pickler.met
+    shells = []
+    for fn in functions:
+        if id(fn) not in met and not _is_safe_function(pickler, fn, inner=False):
+            met[id(fn)] = True
+            shells.append(fn)
+    return shells
+
+
+def fills_of(pickler: Any, shells: Iterable[FunctionType]) -> list[tuple[Any, ...]]:
+    """For each function, and those it reaches, what `_rebuild.fill_all` takes as its state."""
+    fills = []
+    for fn in shells:
+        known = facts(fn.__code__)
+        fills.append(_family(pickler, fn, _State(pickler, fn, known, _attributes(fn, known))))
+    return fills
 
 
 class _State:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import contextvars
+import copyreg
 import functools
 import gc
 import io
-import re
+import operator
+import os
+import struct
 import sys
 import threading
 import types
@@ -24,13 +27,15 @@ from multiprocessing import context as mp_context
 from types import MethodType, ModuleType
 from typing import Any
 
-from hookpool import _classes, _rebuild
+from hookpool import _classes, _containers, _rebuild
 from hookpool import _rebuild_objects as there
+from hookpool._exceptions import reduce_exception
 from hookpool._importable import (
     is_importable,
     is_module_importable,
     list_registry_pickle_by_value,
 )
+from hookpool._type_forms import reduce_new_type, reduce_type_alias, reduce_type_variable
 
 Reduced = Any  # a reduce tuple, or NotImplemented
 Plan = Callable[[Any, Any], Reduced]
@@ -85,7 +90,8 @@ def _reduce_module(pickler: Any, module: ModuleType) -> Reduced:
     space = vars(module)
     home = pickler.met.get(id(space)) or explicit_home(pickler, space, is_shared=is_known)
     own = {key: value for key, value in space.items() if key not in _MACHINERY}
-    return _rebuild.same, (home,), own, None, None, _rebuild.fill_module
+    kind = None if type(module) is ModuleType else type(module)
+    return _rebuild.same, (home,), (own, kind), None, None, _rebuild.fill_module
 
 
 _MACHINERY = frozenset({"__builtins__", "__loader__", "__name__", "__package__", "__spec__"})
@@ -148,6 +154,27 @@ def _reduce_descriptor(_: Any, descriptor: Any) -> Reduced:
     return there.class_attribute, (descriptor.__objclass__, descriptor.__name__)
 
 
+def _reduce_comparison(_: Any, key: Any) -> Reduced:
+    """What `functools.cmp_to_key` makes, or what that makes of an object."""
+    compare, *objects = [one for one in gc.get_referents(key) if one is not type(key)]
+    return there.comparison, (compare, *objects)
+
+
+def _reduce_struct(_: Any, form: struct.Struct) -> Reduced:
+    return struct.Struct, (form.format,)
+
+
+def _reduce_environ(_: Any, environ: Any) -> Reduced:
+    """The environment is that of the process, whoever asks for it."""
+    return (there.module_attribute, ("os", "environ")) if environ is os.environ else NotImplemented
+
+
+def _reduce_of_sys(_: Any, obj: Any) -> Reduced:
+    """``sys.version_info`` and its like: their classes do not go by the names they have."""
+    name = next((name for name, value in vars(sys).items() if value is obj), None)
+    return NotImplemented if name is None else (there.module_attribute, ("sys", name))
+
+
 def _reduce_super(_: Any, proxy: Any) -> Reduced:
     if proxy.__self__ is None:
         return super, (proxy.__thisclass__,)
@@ -193,20 +220,36 @@ def _reduce_instance(pickler: Any, obj: Any) -> Reduced:
     """As the C pickler would, without asking the instance what only its class should know.
 
     For instances with a `__getattr__`, which is asked for ``__setstate__`` before there is
-    anything in the instance it could go by; and for classes that cannot be looked up in a table,
-    as their metaclass makes them unhashable.
+    anything in the instance it could go by; for those that lie about their ``__class__``; and for
+    classes that cannot be looked up in a table, as their metaclass makes them unhashable.
     """
     if 0 <= pickler.protocol < 2:
         return NotImplemented  # copyreg asks the instance even before that
     reduced = obj.__reduce_ex__(4)
-    if len(reduced) < 3 or reduced[2] is None or hasattr(type(obj), "__setstate__"):
+    if type(reduced) is tuple and reduced[0] in _MADE_BY_CLASS:
+        reduced = _MADE_BY_CLASS[reduced[0]], *reduced[1:]
+    if (
+        type(reduced) is not tuple
+        or len(reduced) < 3
+        or reduced[2] is None
+        or hasattr(type(obj), "__setstate__")
+    ):
         return reduced
     return (*(*reduced, None, None)[:5], there.set_state)
+
+
+# In place of what the C pickler knows by its name, and would compare with ``__class__``.
+_MADE_BY_CLASS: dict[Any, Any] = {
+    copyreg.__newobj__: there.new_object,  # type: ignore[attr-defined]
+    copyreg.__newobj_ex__: there.new_object_by_keywords,  # type: ignore[attr-defined]
+}
 
 
 def _needs_instance(kind: type) -> bool:
     if type(kind).__hash__ is None:
         return True
+    if any("__class__" in _classes.dict_of(one) for one in kind.__mro__[:-1]):
+        return not _says_itself(kind, object)
     return (
         hasattr(kind, "__getattr__")
         and not hasattr(kind, "__setstate__")
@@ -270,138 +313,6 @@ def _reduce_member(_: Any, obj: Any) -> Reduced:
     if is_importable(type(obj)) or not _classes.is_member(obj):
         return NotImplemented
     return _rebuild.member, (type(obj), obj._name_)
-
-
-# ---------------------------------------------------------------------------------------------
-# Typing
-# ---------------------------------------------------------------------------------------------
-
-_VARIABLE_ARGUMENTS = {
-    "bound": ("__bound__", None),
-    "constraints": ("__constraints__", ()),
-    "covariant": ("__covariant__", False),
-    "contravariant": ("__contravariant__", False),
-    "infer_variance": ("__infer_variance__", False),
-}
-
-
-def _reduce_type_variable(_: Any, variable: Any) -> Reduced:
-    name, module = variable.__name__, variable.__module__
-    if is_module_importable(module) and getattr(sys.modules[module], name, None) is variable:
-        return NotImplemented
-    known = _rebuild.identity_of(variable)
-    if known is None:
-        token = _classes.new_token(module, name)
-        mine = _rebuild.Identity(token, variable, is_ours=True)
-        known = _rebuild.identified(mine, variable)
-    arguments = {}
-    for key, (attribute, normal) in _VARIABLE_ARGUMENTS.items():
-        value = getattr(variable, attribute, normal)
-        if value != normal:
-            arguments[key] = value
-    if hasattr(variable, "has_default") and variable.has_default():
-        arguments["default"] = variable.__default__
-    return there.type_variable, (known.token, type(variable), name, module, arguments)
-
-
-_WORD = re.compile(r"(?<![\w.])[^\W\d]\w*")
-
-
-def with_annotated(names: tuple[str, ...], annotations: dict[str, Any]) -> tuple[str, ...]:
-    """Names, and those that occur in annotations written as text."""
-    texts = tuple(annotations.values())
-    if not _ONLY_TEXT.issuperset(map(type, texts)):
-        texts = tuple([text for text in texts if type(text) is str])
-    return _with_words(names, texts)
-
-
-_ONLY_TEXT = frozenset({str})
-
-
-@functools.lru_cache(4096)
-def _with_words(names: tuple[str, ...], texts: tuple[str, ...]) -> tuple[str, ...]:
-    words = (word for text in texts for word in _WORD.findall(text))
-    return tuple(dict.fromkeys((*names, *words)))
-
-
-def _reduce_new_type(_: Any, new_type: Any) -> Reduced:
-    if is_importable(new_type):
-        return NotImplemented
-    arguments = (new_type.__name__, new_type.__supertype__)
-    return typing.NewType, arguments, vars(new_type), None, None, there.update_dict
-
-
-def _reduce_type_alias(_: Any, alias: Any) -> Reduced:
-    name, module = alias.__name__, alias.__module__
-    if is_module_importable(module) and getattr(sys.modules[module], name, None) is alias:
-        return NotImplemented
-    value, parameters = alias.__value__, alias.__type_params__
-    if parameters and not _mentions(value, alias):
-        return there.generic_alias, (name, value, parameters)
-    # The value comes as state, as it may contain the alias.
-    arguments = (name, parameters)
-    return (
-        there.type_alias,
-        arguments,
-        value,
-        None,
-        None,
-        there.fill_type_alias,
-    )
-
-
-def _mentions(annotation: Any, alias: Any) -> bool:
-    found, met = [annotation], set()
-    while found:
-        one = found.pop()
-        if one is alias:
-            return True
-        if id(one) not in met:
-            met.add(id(one))
-            found += (getattr(one, "__origin__", None), *getattr(one, "__args__", ()))
-    return False
-
-
-# ---------------------------------------------------------------------------------------------
-# Containers and views
-# ---------------------------------------------------------------------------------------------
-
-
-def _reduce_mapping_proxy(_: Any, proxy: Any) -> Reduced:
-    return types.MappingProxyType, tuple(gc.get_referents(proxy))
-
-
-def _reduce_keys(_: Any, view: Any) -> Reduced:
-    return there.dict_view, ("keys", _dict_of(view).fromkeys(view))
-
-
-def _reduce_values(_: Any, view: Any) -> Reduced:
-    return there.dict_view, ("values", _dict_of(view)(enumerate(view)))
-
-
-def _reduce_items(_: Any, view: Any) -> Reduced:
-    return there.dict_view, ("items", _dict_of(view)(view))
-
-
-def _dict_of(view: Any) -> Any:
-    return collections.OrderedDict if type(view).__name__.startswith("odict") else dict
-
-
-def _reduce_memory_view(_: Any, view: memoryview) -> Reduced:
-    return there.memory_view, (view.tobytes(), view.format, view.shape)
-
-
-def _reduce_weak_reference(_: Any, reference: Any) -> Reduced:
-    obj = reference()
-    return there.weak_reference, ((type(reference),) if obj is None else (type(reference), obj))
-
-
-def _reduce_weak_set(_: Any, weak: Any) -> Reduced:
-    return type(weak), (list(weak),)
-
-
-def _reduce_weak_dict(_: Any, weak: Any) -> Reduced:
-    return type(weak), (dict(weak),)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -536,80 +447,6 @@ def without_handing_over() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------
-# Exceptions
-# ---------------------------------------------------------------------------------------------
-
-
-def _reduce_exception(pickler: Any, error: BaseException) -> Reduced:
-    """With all attributes and the chain, and made without the `__init__` that may want more."""
-    cls = type(error)
-    base = _classes.exception_base(cls)
-    chain, named = _chain(pickler, error), getattr(error, "name", None)
-    is_named = named is not None and isinstance(error, (NameError, AttributeError))
-    is_plain = cls.__init__ is base.__init__ and cls.__new__ is base.__new__
-    if is_plain and chain is None and not is_named:
-        return NotImplemented
-    reduced = error.__reduce_ex__(4)
-    if type(reduced) is not tuple or len(reduced) > 3:
-        return NotImplemented
-    make, args, *rest = reduced
-    slots = _classes.slot_values(cls, error)
-    if is_named:
-        slots["name"] = named  # the standard library's own pickle has it since 3.12 only
-    raw = error.args
-    if isinstance(error, BaseExceptionGroup):
-        args = raw = error.message, list(error.exceptions), error.args
-    if cls.__reduce__ is base.__reduce__ and make is cls:
-        made: tuple[Any, ...] = (there.exception, (cls, base, args))
-    else:
-        made = (there.exception_via, (make, args, (cls, base, raw)))
-    own = rest[0] if rest else None
-    if chain is None and own is None and not slots:
-        return made
-    return (*made, (own, chain, slots), None, None, there.fill_exception)
-
-
-def _chain(pickler: Any, error: BaseException) -> tuple[Any, ...] | None:
-    cause, context = error.__cause__, error.__context__
-    if cause is None and context is None:
-        return None
-    return _carried(pickler, cause), _carried(pickler, context), error.__suppress_context__
-
-
-def _carried(pickler: Any, error: BaseException | None) -> BaseException | None:
-    """An exception of a chain, or what can be told of it: an error must not be lost for that."""
-    if error is None or id(error) in pickler.met:
-        return error
-    # Of the outermost dump and all trials inside it: each exception is tried once, also where
-    # causes are nested in causes through attributes or groups.  One under trial passes.
-    verdicts = pickler.met.setdefault(_VERDICTS, {})
-    known = verdicts.get(id(error))
-    if known is None:
-        verdicts[id(error)] = error, True
-        known = verdicts[id(error)] = error, _is_carried(pickler, error, verdicts)
-    return error if known[1] else there.LostException(f"{type(error).__name__}: {error}")
-
-
-def _is_carried(pickler: Any, error: BaseException, verdicts: dict[int, Any]) -> bool:
-    """Whether a chain can be pickled, found out by trying; its links are then noted as met."""
-    met: dict[int, Any] = {id(error): error}
-    found = [error]
-    while found:
-        one = found.pop()
-        for other in (one.__cause__, one.__context__):
-            if other is not None and id(other) not in met:
-                met[id(other)] = other
-                found.append(other)
-    if not pickler.can_carry(error, met | {_VERDICTS: verdicts}):
-        return False
-    pickler.met.update(met)
-    return True
-
-
-_VERDICTS = -2  # no object has this id
-
-
-# ---------------------------------------------------------------------------------------------
 # The tables
 # ---------------------------------------------------------------------------------------------
 
@@ -621,21 +458,24 @@ PLANS: dict[type, Plan] = {
     MethodType: _reduce_method,
     type(functools.lru_cache(len)): _reduce_lru_cache,
     super: _reduce_super,
+    struct.Struct: _reduce_struct,
+    type(functools.cmp_to_key(operator.sub)): _reduce_comparison,
+    type(os.environ): _reduce_environ,
     types.GetSetDescriptorType: _reduce_descriptor,
     types.MemberDescriptorType: _reduce_descriptor,
-    types.MappingProxyType: _reduce_mapping_proxy,
-    type({}.keys()): _reduce_keys,
-    type({}.values()): _reduce_values,
-    type({}.items()): _reduce_items,
-    type(_ordered.keys()): _reduce_keys,
-    type(_ordered.values()): _reduce_values,
-    type(_ordered.items()): _reduce_items,
-    memoryview: _reduce_memory_view,
-    weakref.ref: _reduce_weak_reference,
-    weakref.WeakMethod: _reduce_weak_reference,
-    weakref.WeakSet: _reduce_weak_set,
-    weakref.WeakKeyDictionary: _reduce_weak_dict,
-    weakref.WeakValueDictionary: _reduce_weak_dict,
+    types.MappingProxyType: _containers.reduce_mapping_proxy,
+    type({}.keys()): _containers.reduce_keys,
+    type({}.values()): _containers.reduce_values,
+    type({}.items()): _containers.reduce_items,
+    type(_ordered.keys()): _containers.reduce_keys,
+    type(_ordered.values()): _containers.reduce_values,
+    type(_ordered.items()): _containers.reduce_items,
+    memoryview: _containers.reduce_memory_view,
+    weakref.ref: _containers.reduce_weak_reference,
+    weakref.WeakMethod: _containers.reduce_weak_reference,
+    weakref.WeakSet: _containers.reduce_weak_set,
+    weakref.WeakKeyDictionary: _containers.reduce_weak_dict,
+    weakref.WeakValueDictionary: _containers.reduce_weak_dict,
     type(threading.Lock()): _reduce_lock,
     type(threading.RLock()): _reduce_lock,
     threading.Condition: _reduce_made_of_locks,
@@ -645,13 +485,13 @@ PLANS: dict[type, Plan] = {
     threading.Barrier: _reduce_made_of_locks,
     contextvars.ContextVar: _reduce_context_variable,
     io.TextIOWrapper: _reduce_text_file,
-    typing.TypeVar: _reduce_type_variable,
-    typing.ParamSpec: _reduce_type_variable,
-    typing.TypeVarTuple: _reduce_type_variable,
-    typing.NewType: _reduce_new_type,
+    typing.TypeVar: reduce_type_variable,
+    typing.ParamSpec: reduce_type_variable,
+    typing.TypeVarTuple: reduce_type_variable,
+    typing.NewType: reduce_new_type,
 }
 if sys.version_info >= (3, 12):
-    PLANS[typing.TypeAliasType] = _reduce_type_alias
+    PLANS[typing.TypeAliasType] = reduce_type_alias
 
 # Plans that no registration of a user's comes before: numpy's own does not find what
 # `numpy.frompyfunc` made, and an unhashable class cannot be registered.
@@ -659,7 +499,7 @@ UNRANKED = frozenset({_reduce_ufunc, _reduce_instance})
 
 # For subclasses as well, unless they say themselves how they are reduced.
 _FAMILIES: dict[type, Plan] = {
-    BaseException: _reduce_exception,
+    BaseException: reduce_exception,
     property: _reduce_property,
     staticmethod: _reduce_wrapped,
     classmethod: _reduce_wrapped,
@@ -679,10 +519,14 @@ def plan_for(kind: type) -> Plan | None:
     futures = sys.modules.get("concurrent.futures._base")
     if futures is not None and issubclass(kind, futures.Future):
         return _reduce_future
+    if kind.__module__ == "sys" and issubclass(kind, tuple):
+        return _reduce_of_sys
     if kind.__module__ == "dataclasses" and kind.__name__ in _SENTINELS:
         return _reduce_sentinel
     if kind.__module__ == "numpy" and kind.__name__ == "ufunc":
         return _reduce_ufunc
+    if _containers.has_own_items(kind):
+        return _containers.reduce_own_items
     if _needs_instance(kind):
         return _reduce_instance
     return None

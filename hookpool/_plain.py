@@ -20,9 +20,11 @@ LONGEST = 256
 #: How deep tuples may be nested, so that no look at a value is long.
 DEEPEST = 3
 
-#: Types whose values are plain whatever they are.
-FIXED = frozenset({type(None), bool, float, complex})
-_ATOMS = FIXED | {int, str, bytes}
+#: The ids of types whose values are plain whatever they are.  Ids, since a type need not be
+#: hashable: that is up to its metaclass.
+FIXED = frozenset(map(id, (type(None), bool, float, complex)))
+_ATOMS = FIXED | set(map(id, (int, str, bytes)))
+_WITH_TUPLES = _ATOMS | {id(tuple)}
 _LARGEST = 1 << (4 * LONGEST)
 
 
@@ -35,7 +37,7 @@ def is_plain(value: Any, depth: int = DEEPEST) -> bool:
     kind = type(value)
     if kind is int:
         return bool(-_LARGEST < value < _LARGEST)
-    if kind in FIXED:
+    if id(kind) in FIXED:
         return True
     if kind is str or kind is bytes:
         return len(value) <= LONGEST
@@ -51,17 +53,17 @@ def are_plain(args: tuple[Any, ...]) -> bool:
         if kind is int:
             if not -_LARGEST < value < _LARGEST:
                 return False
-        elif kind not in FIXED and not is_plain(value):
+        elif id(kind) not in FIXED and not is_plain(value):
             return False
     return True
 
 
 def are_immutable(rows: list[tuple[Any, ...]], depth: int = DEEPEST) -> bool:
     """Whether the items of all tuples refer to nothing, of any size; a few C calls for all."""
-    kinds = set(map(type, chain.from_iterable(rows)))
+    kinds = set(map(id, map(type, chain.from_iterable(rows))))
     if kinds <= _ATOMS:
         return True
-    if tuple not in kinds or not kinds <= _ATOMS | {tuple} or not depth:
+    if id(tuple) not in kinds or not kinds <= _WITH_TUPLES or not depth:
         return False
     inner = [item for item in chain.from_iterable(rows) if type(item) is tuple]
     return are_immutable(inner, depth - 1)

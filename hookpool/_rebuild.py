@@ -11,6 +11,7 @@ time at worst build the same thing twice; the registry keeps the first.
 from __future__ import annotations
 
 import builtins
+import gc
 import importlib
 import importlib.util
 import marshal
@@ -101,8 +102,8 @@ _in_worker = False
 _namespaces: dict[str, _Namespace] = {}
 _by_globals: dict[int, _Namespace] = {}  # keyed by id: the modules above live as long as we do
 _ABSENT = object()
-_ATOMS = frozenset({type(None), bool, int, str, bytes})
-_NUMBERS = frozenset({float, complex})
+_ATOMS = frozenset(map(id, (type(None), bool, int, str, bytes)))
+_NUMBERS = frozenset(map(id, (float, complex)))
 
 
 def enter_worker() -> None:
@@ -160,9 +161,12 @@ def same(obj: Any) -> Any:
     return obj
 
 
-def fill_module(made: ModuleType, own: dict[str, Any]) -> None:
+def fill_module(made: ModuleType, state: tuple[dict[str, Any], Any]) -> None:
     """Bring a dynamic module what it holds; in a worker, what it does not hold yet."""
-    space = made.__dict__
+    own, kind = state
+    if kind is not None:
+        made.__class__ = kind
+    space = ModuleType.__getattribute__(made, "__dict__")
     if id(space) in _by_globals:
         own = {name: value for name, value in own.items() if name not in space}
     space.update(own)
@@ -192,7 +196,9 @@ def is_same(before: object, now: object) -> bool:
     if type(before) is not kind:
         return False
     # Of floats the text tells more than equality: there is -0.0, and there is nan.
-    return before == now if kind in _ATOMS else kind in _NUMBERS and repr(before) == repr(now)
+    if id(kind) in _ATOMS:
+        return before == now
+    return id(kind) in _NUMBERS and repr(before) == repr(now)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -533,26 +539,24 @@ def fill_class(cls: Any, state: tuple[Any, ...]) -> None:
         _fill_extra(cls, extra)
 
 
-def early(cls: Any, version: int, functions: dict[str, Any], versions: dict[str, int]) -> None:
-    """Bring a class its functions before the rest: instances among its attributes need them.
-
-    A dict that has such an instance as a key asks for its hash while it is being loaded.
-    """
+def early(cls: Any, version: int, attributes: dict[str, Any], versions: dict[str, int]) -> None:
+    """Bring a class some of its attributes before the rest, which needs them to be loaded."""
     known = _by_object.get(id(cls))
     if known is not None and not known.is_ours and version > known.version:
-        _set_newer(cls, known.version, functions, versions)
+        _set_newer(cls, known.version, attributes, versions)
 
 
-class Early:
-    """Stands for the functions of a class, in its state, before everything else."""
+class Now:
+    """Stands for a call, in the state of a class: to be made when the unpickler comes to it."""
 
-    __slots__ = ("arguments",)
+    __slots__ = ("arguments", "call")
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, call: Callable[..., None], *arguments: Any) -> None:
+        self.call = call
         self.arguments = arguments
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return early, self.arguments
+        return self.call, self.arguments
 
 
 def _set_newer(cls: Any, than: int, attributes: dict[str, Any], versions: dict[str, int]) -> None:
@@ -564,7 +568,25 @@ def _set_newer(cls: Any, than: int, attributes: dict[str, Any], versions: dict[s
 def _set_attribute(cls: Any, name: str, value: Any) -> None:
     if type(value) is MemberHere:
         value = member(cls, value.name)
-    type.__setattr__(cls, name, value)
+    if name in _BESIDE:
+        _set_beside(cls, name, value)
+    else:
+        type.__setattr__(cls, name, value)
+
+
+# What a class may define for its instances (a proxy its ``__class__`` or ``__name__``), and `type`
+# would take for what is to become of the class itself.
+_BESIDE = frozenset(
+    name
+    for name, value in (*vars(object).items(), *vars(type).items())
+    if hasattr(value, "__set__")
+) - {"__abstractmethods__", "__annotations__", "__annotate__", "__doc__", "__type_params__"}
+
+
+def _set_beside(cls: Any, name: str, value: Any) -> None:
+    gc.get_referents(cls.__dict__)[0][name] = value
+    type.__setattr__(cls, _CAPTOR, None)  # only so that the interpreter forgets what it has cached
+    type.__delattr__(cls, _CAPTOR)
 
 
 def _fill_extra(cls: Any, extra: dict[str, Any]) -> None:

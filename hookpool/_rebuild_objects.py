@@ -37,6 +37,54 @@ def set_state(obj: Any, state: Any) -> None:
             object.__setattr__(obj, name, value)
 
 
+def give_state(obj: Any, state: Any) -> None:
+    """State setter of an instance, whatever its class has."""
+    if hasattr(type(obj), "__setstate__"):
+        obj.__setstate__(state)
+    else:
+        set_state(obj, state)
+
+
+def new_object(cls: Any, *args: Any) -> Any:
+    """As ``copyreg.__newobj__``, for instances that lie about their class."""
+    return cls.__new__(cls, *args)
+
+
+def new_object_by_keywords(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """As ``copyreg.__newobj_ex__``, for instances that lie about their class."""
+    return cls.__new__(cls, *args, **kwargs)
+
+
+def container(cls: Any, base: Any, *items: Any) -> Any:
+    """A container as the class written in C makes it, whatever its own class would want."""
+    return base.__new__(cls, *items)
+
+
+def fill_container(made: Any, state: tuple[Any, ...]) -> None:
+    """State setter of a container: its items, by the class written in C, and its attributes."""
+    base, items, option, own = state
+    name = base.__name__
+    if name == "deque":
+        base.__init__(made, items, option)
+    elif name in ("list", "set"):
+        base.__init__(made, items)
+    else:
+        if name == "defaultdict":
+            made.default_factory = option
+        for key, value in items.items():
+            base.__setitem__(made, key, value)
+    if own is not None:
+        give_state(made, own)
+
+
+def comparison(compare: Any, obj: Any = None) -> Any:
+    """What `functools.cmp_to_key` makes of a function, and that of an object."""
+    import functools
+
+    key = functools.cmp_to_key(compare)
+    return key if obj is None else key(obj)
+
+
 def bound(obj: Any, name: str) -> Any:
     """A method of an object, found on its class."""
     return object.__getattribute__(obj, name)
@@ -113,10 +161,10 @@ def dict_view(kind: str, items: dict[Any, Any]) -> Any:
     return getattr(items, kind)()
 
 
-def memory_view(data: Any, form: str, shape: tuple[int, ...]) -> memoryview:
-    """A memoryview over a copy of the memory, of the same form and shape."""
-    flat = memoryview(data)
-    if form == "B" and len(shape) == 1:
+def memory_view(owner: Any, form: str, shape: tuple[int, ...]) -> memoryview:
+    """A memoryview over all of an object's memory, of the same form and shape as it had."""
+    flat = memoryview(owner)
+    if form == flat.format and shape == flat.shape:
         return flat
     return flat.cast("B").cast(form, shape)  # type: ignore[call-overload, no-any-return]
 

@@ -23,7 +23,7 @@ from hookpool import _importable
 from hookpool._code import ANNOTATIONS, Facts, facts
 from hookpool._functions import ATOMS
 from hookpool._importable import MAINS, is_importable, is_module_importable
-from hookpool._objects import with_annotated
+from hookpool._type_forms import with_annotated
 
 # A function that reaches more functions by value than these is pickled instead: the looks, some
 # 2 us each, would soon cost what they save.
@@ -132,7 +132,7 @@ class _ByValue(Watch):
         # What is captured is compared by its ids, which stay taken as long as it is there.
         self._globals = list(map(id, found))
         self._cells = list(map(id, cells))
-        self._atoms = [value for value in (*found, *cells) if type(value) in ATOMS]
+        self._atoms = [value for value in (*found, *cells) if id(type(value)) in ATOMS]
         #: What else was captured, by this function and by those that have no watch of their own,
         #: and how to tell that it is the same.
         self.others: list[tuple[weakref.ref[Any], Callable[[Any], bool]]] = []
@@ -143,7 +143,7 @@ class _ByValue(Watch):
         """What is captured and may refer to something."""
         values = list(map(fn.__globals__.get, self._names, repeat(None)))
         values += map(_contents_of, fn.__closure__ or ())
-        return [value for value in values if type(value) not in ATOMS]
+        return [value for value in values if id(type(value)) not in ATOMS]
 
     def is_unchanged(self, fn: Any) -> bool:
         space = fn.__globals__
@@ -221,7 +221,7 @@ def _look_to_keep(fn: FunctionType) -> tuple[Any, ...] | None:
     attributes, keywords, defaults, annotations, *rest = _look(fn)
     if attributes or keywords or (rest[-1] if _HAS_TYPE_PARAMS else False):
         return None
-    if defaults is not None and not ATOMS.issuperset(map(type, defaults)):
+    if defaults is not None and not ATOMS.issuperset(map(id, map(type, defaults))):
         return None
     if annotations:
         if type(annotations) is not dict or not all(map(_is_fixed, annotations.values())):
@@ -231,7 +231,7 @@ def _look_to_keep(fn: FunctionType) -> tuple[Any, ...] | None:
 
 
 def _is_fixed(annotation: Any) -> bool:
-    return type(annotation) in ATOMS or id(annotation) in _BUILTIN_IDS
+    return id(type(annotation)) in ATOMS or id(annotation) in _BUILTIN_IDS
 
 
 def _sameness(value: Any, known: Facts) -> Callable[[Any], bool] | None:

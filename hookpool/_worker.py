@@ -404,7 +404,7 @@ class _Worker:
             try:
                 value = function(*args)
                 kind = type(value)
-                is_value = kind is int or kind in fixed or is_plain(value)
+                is_value = kind is int or id(kind) in fixed or is_plain(value)
             except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
                 self._stop_copy()
                 values = self._interject(number, Status.RAISED, self._dump_error(error), values)

@@ -5,9 +5,9 @@ the built-in handling of functions and classes, and the sixth item of a reduce t
 recursive function or class be memoized first and filled afterwards.  What it writes loads with
 plain `pickle.loads` wherever hookpool can be imported.
 
-Owns the picklers, and which object is reduced by which plan; the plans are in `_functions`,
-`_classes` and `_objects`, the receiving side in `_rebuild`.  Knows nothing of processes, channels
-or tasks.  Any thread may call the functions; one pickler belongs to one thread at a time.
+Owns the picklers.  Which object is reduced how is told by `_plans`; the receiving side is in
+`_rebuild`.  Knows nothing of processes, channels or tasks.  Any thread may call the functions; one
+pickler belongs to one thread at a time.
 """
 
 from __future__ import annotations
@@ -17,22 +17,32 @@ import copyreg
 import pickle
 import re
 import sys
-import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
-from multiprocessing.reduction import ForkingPickler
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from hookpool import _classes, _objects, _rebuild, _rebuild_objects
-from hookpool._functions import ATOMS, reduce_cell, reduce_code, reduce_function
+from hookpool import _classes, _objects, _rebuild
+from hookpool._functions import ATOMS, reduce_function
 from hookpool._importable import (
     is_importable,
     is_module_importable,
     list_registry_pickle_by_value,
     register_pickle_by_value,
     unregister_pickle_by_value,
+)
+from hookpool._phases import reduce_class
+from hookpool._plans import (
+    UNRANKED,
+    before_copyreg,
+    is_in,
+    is_plainly_hashed,
+    native,
+    ours,
+    plans,
+    reduce_any_class,
+    reduce_any_function,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +54,6 @@ __all__ = [
     "ReusablePickler",
     "TaskPickler",
     "WorkerPickler",
-    "check_registrations",
     "dump",
     "dumps",
     "list_registry_pickle_by_value",
@@ -67,23 +76,6 @@ _c_init = _CPickler.__init__
 _c_dump = _CPickler.dump
 _c_clear_memo = _CPickler.clear_memo
 _copyreg_table = copyreg.dispatch_table
-_multiprocessing_table: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-
-# A plan says how objects of one exact type are reduced; None leaves them to the C pickler.
-Plan = Callable[["HookPickler", Any], Any]
-
-# Types whose objects are left to the C pickler.  Types that may die before the program does are
-# in it only while a dump lasts: it must not keep them alive.
-_plain: set[type] = set()
-
-
-# The functions that pickles name; each pickle has two or three, all by reference.
-_ours = frozenset(
-    one
-    for module in (_rebuild, _rebuild_objects)
-    for one in vars(module).values()
-    if type(one) is FunctionType
-)
 
 
 def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
@@ -91,12 +83,12 @@ def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
 
     On Python 3.11 a method that reads an attribute of its instance would take twice as long.
     """
-    plain, simple, has_no_way = _plain, pickler.simple, _classes.OWN_WAYS.isdisjoint
+    natives, simple, has_no_way = native, pickler.simple, _classes.OWN_WAYS.isdisjoint
 
     def reducer_override(obj: Any, /) -> Any:
         kind = type(obj)
         try:
-            if kind in plain:
+            if kind in natives:
                 return NotImplemented
             if kind in simple:
                 own = obj.__dict__
@@ -106,7 +98,7 @@ def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
         except TypeError:  # a metaclass makes the class unhashable
             pass
         if kind is FunctionType and pickler.table is None:
-            return NotImplemented if obj in _ours else reduce_function(pickler, obj)
+            return NotImplemented if obj in ours else reduce_function(pickler, obj)
         return _reducer_override(pickler, obj)
 
     return reducer_override
@@ -123,21 +115,21 @@ def _reducer_override(pickler: HookPickler, obj: Any, /) -> Any:
     kind = type(obj)
     # No registration comes before these two: so it is in Python's own pickler.
     if kind is FunctionType:
-        return _reduce_function(pickler, obj)
+        return reduce_any_function(pickler, obj)
     if kind is type:
-        return _reduce_class(pickler, obj)
+        return reduce_any_class(pickler, obj)
     try:
-        plan = _plans.known[id(kind)]
+        plan = plans.known[id(kind)]
     except KeyError:
-        plan = _plans.learn(kind)
+        plan = plans.learn(kind)
     if plan is None:
-        if kind not in _plain:
+        if kind not in native:
             pickler.lend(kind)
         return NotImplemented
     # Here, and not in the plans: registrations of users come first, and may come late.
-    if pickler.table is not None and plan not in _objects.UNRANKED and kind in pickler.table:
+    if pickler.table is not None and plan not in UNRANKED and is_in(pickler.table, kind):
         return NotImplemented
-    if plan not in _unranked and kind in _copyreg_table:
+    if plan not in before_copyreg and is_in(_copyreg_table, kind):
         return NotImplemented
     return plan(pickler, obj)
 
@@ -169,7 +161,7 @@ class HookPickler(_CPickler):
     met: dict[int, Any]  # id of a function, cell, globals... -> what its plan has to remember
     protocol: int
     simple: set[type]  # types found to be simple in this dump, see `_classes.is_simple`
-    _lent: list[type] | None  # types that are in `_plain` for this dump
+    _lent: list[type] | None  # types that are in `native` for this dump
 
     #: Makes a function there.
     make_function: Any = staticmethod(_rebuild.function)
@@ -231,7 +223,7 @@ class HookPickler(_CPickler):
 
     def lend(self, kind: type) -> None:
         """Take objects of a type for what the first one was, until this dump ends."""
-        if type(kind).__hash__ is None:
+        if not is_plainly_hashed(kind):
             return
         is_modern = not 0 <= self.protocol < 2  # below, copyreg has ways of its own
         if is_modern and self.table is None and _classes.is_simple(kind):
@@ -240,10 +232,10 @@ class HookPickler(_CPickler):
         if self._lent is None:
             self._lent = []
         self._lent.append(kind)
-        _plain.add(kind)
+        native.add(kind)
 
     def _end_loan(self) -> None:
-        _plain.difference_update(self._lent or ())
+        native.difference_update(self._lent or ())
         self._lent = None
 
     def stamps_of(
@@ -254,7 +246,7 @@ class HookPickler(_CPickler):
 
     def reduce_class(self, cls: Any) -> Any:
         """The reduce value of a class by value."""
-        return _classes.reduce_class(cls)
+        return reduce_class(self, cls)
 
     def can_carry(self, obj: Any, met: dict[int, Any]) -> bool:
         """Whether an object can be pickled; `met` is what the plans are to know beforehand."""
@@ -444,7 +436,7 @@ def dumps(
 
 
 def _dumps(kind: type[ReusablePickler], obj: Any) -> bytes:
-    check_registrations()
+    plans.check()
     try:
         return pickled(kind, obj)
     except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
@@ -473,17 +465,11 @@ def dump(
 
 def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None) -> None:
     """Let a pickler write an object; errors give the path to the culprit from one of `parts`."""
-    check_registrations()
+    plans.check()
     try:
         pickler.run(obj)
     except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
         raise_explained(error, parts or {"object": obj})
-
-
-def check_registrations() -> None:
-    """Take into account what has been registered with multiprocessing since the last dump."""
-    if _multiprocessing_table != _plans.registered:
-        _plans.renew()
 
 
 def raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
@@ -593,7 +579,7 @@ _SHORT = 32
 def stands_for_itself(value: Any) -> bool:
     """Whether the receiver can tell from the value alone that it is the one it has got."""
     kind = type(value)
-    if kind in ATOMS:
+    if id(kind) in ATOMS:
         return True
     if kind is ModuleType:
         return is_module_importable(value.__name__)
@@ -611,90 +597,3 @@ def _stamp(value: Any) -> bytes:
     from hashlib import blake2b
 
     return blake2b(data, digest_size=16).digest()
-
-
-# ---------------------------------------------------------------------------------------------
-# Plans
-# ---------------------------------------------------------------------------------------------
-
-
-def _reduce_function(pickler: HookPickler, fn: FunctionType) -> Any:
-    if fn in _ours:
-        return NotImplemented
-    # The C pickler does not ask the table for functions; where it would fail, the entry is meant.
-    if pickler.table is not None and FunctionType in pickler.table and not is_importable(fn):
-        return pickler.table[FunctionType](fn)
-    return reduce_function(pickler, fn)
-
-
-def _reduce_class(pickler: HookPickler, cls: Any) -> Any:
-    is_static = not cls.__flags__ & _classes.HEAP
-    if is_static and cls in _named_statics:
-        return NotImplemented
-    if is_importable(cls):
-        if is_static:
-            _named_statics.add(cls)
-        return NotImplemented
-    if is_static:
-        return _objects.reduce_builtin_class(cls)
-    return pickler.reduce_class(cls)
-
-
-# Classes that live as long as the program, and go by names that nobody changes.
-_named_statics: set[Any] = set()
-
-
-def _reduce_registered(_: HookPickler, obj: Any) -> Any:
-    return _multiprocessing_table[type(obj)](obj)
-
-
-# Plans that go before what `copyreg` has for the type.
-_unranked = _objects.UNRANKED | {_reduce_registered}
-
-_OWN: dict[type, Plan] = {CellType: reduce_cell, CodeType: reduce_code, **_objects.PLANS}
-
-
-_MULTIPROCESSING = frozenset({"multiprocessing.reduction", "multiprocessing.managers"})
-
-
-class _Plans:
-    """How objects of each type are reduced, remembered by the id of the type.
-
-    By id, since a class must not live longer for having been pickled; a type that dies takes its
-    entry along before its id can be used again.
-    """
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Start again, because a reducer was registered with multiprocessing."""
-        table = dict(_multiprocessing_table)
-        known: dict[int, Plan | None] = {id(kind): plan for kind, plan in _OWN.items()}
-        for kind, reduce in table.items():
-            # multiprocessing's own reducers of methods, partials and views lose more than ours.
-            if kind not in _objects.BETTER or reduce.__module__ not in _MULTIPROCESSING:
-                known[id(kind)] = _reduce_registered
-        self.known = known
-        self._watched: dict[int, Any] = {}
-        self.registered = table
-        _plain.clear()
-
-    def learn(self, kind: type) -> Plan | None:
-        """The plan for a type met for the first time."""
-        plan = _reduce_class if issubclass(kind, type) else _objects.plan_for(kind)
-        if plan is None and not kind.__flags__ & _classes.HEAP:  # it lives as long as we do
-            _plain.add(kind)
-            return None
-        ident, known, watched = id(kind), self.known, self._watched
-
-        def forget(_: object) -> None:
-            known.pop(ident, None)
-            watched.pop(ident, None)
-
-        watched[ident] = weakref.ref(kind, forget)
-        known[ident] = plan
-        return plan
-
-
-_plans = _Plans()

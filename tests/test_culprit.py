@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from hookpool import _culprit
+from hookpool import _culprit, _cures
 from hookpool._culprit import explain, explain_parts
 
 
@@ -409,7 +409,7 @@ def test_cures_name_types_that_exist() -> None:
     """A typo in the table would go unnoticed: names of loaded modules must resolve."""
     builtin = {"builtins", "posix", "_thread", "_io", "_ssl"}  # names differ from attributes
     lost = []
-    for name in _culprit._cures():
+    for name in _cures._cures():
         module, _, qualname = name.rpartition(".")
         loaded = module in sys.modules and module not in builtin
         if loaded and not hasattr(sys.modules[module], qualname):

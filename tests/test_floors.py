@@ -26,11 +26,24 @@ FLOORS = [
     ["_worker", "_launch", "_primitives"],  # 2
     ["_definitions"],
     ["reduction", "_channel", "_forkserver", "_watch"],  # 1
-    ["_functions", "_buffers"],
+    ["_plans", "_buffers"],
+    ["_phases"],
+    ["_functions"],
     ["_objects"],
+    ["_containers", "_exceptions", "_type_forms"],
     ["_classes", "_rebuild_objects", "_wire"],
     ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_slots"],  # 0
-    ["_alarm", "_events", "_future", "_lifeline", "_plain", "_poller", "_rebound", "_cpus"],
+    [
+        "_alarm",
+        "_cures",
+        "_events",
+        "_future",
+        "_lifeline",
+        "_plain",
+        "_poller",
+        "_rebound",
+        "_cpus",
+    ],
     ["_memory", "_spin"],
 ]
 FLOOR = {name: len(FLOORS) - 1 - n for n, names in enumerate(FLOORS) for name in names}
@@ -72,12 +85,18 @@ PARTS = {
     "_batch": "joblib",
     "_classes": "reduction",
     "_code": "reduction",
+    "_containers": "reduction",
+    "_cures": "culprit",
     "_desk": "driver",
+    "_exceptions": "reduction",
     "_functions": "reduction",
     "_importable": "reduction",
     "_objects": "reduction",
+    "_phases": "reduction",
+    "_plans": "reduction",
     "_reader": "driver",
     "_rebuild_objects": "reduction",
+    "_type_forms": "reduction",
 }
 
 TESTS = Path(__file__).parent

@@ -1,0 +1,116 @@
+"""Plans for containers: views, weak ones, and subclasses with their own idea of items.
+
+Owns one function per kind.  The table that finds them is in `_objects`, the receiving side in
+`_rebuild_objects`.  Any thread may call it.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import gc
+import types
+from typing import Any
+
+from hookpool import _rebuild_objects as there
+
+
+def reduce_mapping_proxy(_: Any, proxy: Any) -> Any:
+    return types.MappingProxyType, tuple(gc.get_referents(proxy))
+
+
+def reduce_keys(_: Any, view: Any) -> Any:
+    return there.dict_view, ("keys", _dict_of(view).fromkeys(view))
+
+
+def reduce_values(_: Any, view: Any) -> Any:
+    return there.dict_view, ("values", _dict_of(view)(enumerate(view)))
+
+
+def reduce_items(_: Any, view: Any) -> Any:
+    return there.dict_view, ("items", _dict_of(view)(view))
+
+
+def _dict_of(view: Any) -> Any:
+    return collections.OrderedDict if type(view).__name__.startswith("odict") else dict
+
+
+def reduce_memory_view(_: Any, view: memoryview) -> Any:
+    """Over the same memory, if that is all of something that travels; or over a copy of it."""
+    owner = view.obj
+    is_whole = id(type(owner)) in _MEMORIES and view.c_contiguous
+    if not is_whole or view.nbytes != memoryview(owner).nbytes:
+        owner = view.tobytes() if view.readonly else bytearray(view.tobytes())
+    return there.memory_view, (owner, view.format, view.shape)
+
+
+_MEMORIES = frozenset(map(id, (array.array, bytearray, bytes)))
+
+
+def reduce_weak_reference(_: Any, reference: Any) -> Any:
+    obj = reference()
+    return there.weak_reference, ((type(reference),) if obj is None else (type(reference), obj))
+
+
+def reduce_weak_set(_: Any, weak: Any) -> Any:
+    return type(weak), (list(weak),)
+
+
+def reduce_weak_dict(_: Any, weak: Any) -> Any:
+    return type(weak), (dict(weak),)
+
+
+# ---------------------------------------------------------------------------------------------
+# Subclasses that have their own idea of how items come in
+# ---------------------------------------------------------------------------------------------
+
+# What `pickle` has done by methods of the instance, before it has its attributes, or by a call of
+# the class with nothing but the items.
+_ASKED: dict[type, tuple[str, ...]] = {
+    collections.OrderedDict: ("__init__", "__new__", "__setitem__", "items"),
+    collections.defaultdict: ("__init__", "__new__", "__setitem__", "items"),
+    collections.deque: ("__init__", "__new__", "append", "extend"),
+    dict: ("__setitem__", "items"),
+    list: ("append", "extend"),
+    set: ("__init__", "__new__"),
+    frozenset: ("__init__", "__new__"),
+}
+
+
+def has_own_items(kind: Any) -> bool:
+    """Whether a container's class overrides what its pickle would be loaded with, and no more."""
+    base = _base(kind)
+    return (
+        base is not None
+        and kind is not base
+        and any(getattr(kind, name) is not getattr(base, name) for name in _ASKED[base])
+        and kind.__reduce__ is base.__reduce__
+        and kind.__reduce_ex__ is base.__reduce_ex__
+        and kind.__getstate__ is base.__getstate__
+        and not hasattr(kind, "__getnewargs__")
+        and not hasattr(kind, "__getnewargs_ex__")
+    )
+
+
+def _base(kind: Any) -> Any:
+    return next((base for base in _ASKED if issubclass(kind, base)), None)
+
+
+def reduce_own_items(_: Any, obj: Any) -> Any:
+    """Items as they are, put in by the class written in C, and with them the attributes."""
+    kind = type(obj)
+    base = _base(kind)
+    items = dict(base.items(obj)) if issubclass(base, dict) else list(base.__iter__(obj))
+    state = obj.__getstate__()
+    if base is frozenset:
+        return there.container, (kind, base, items), state, None, None, there.give_state
+    option = getattr(obj, _OPTIONS[base]) if base in _OPTIONS else None
+    made = there.container, (kind, base)
+    return *made, (base, items, option, state), None, None, there.fill_container
+
+
+# What a container needs besides items and attributes.
+_OPTIONS: dict[type, str] = {
+    collections.deque: "maxlen",
+    collections.defaultdict: "default_factory",
+}

@@ -1,0 +1,136 @@
+"""Which object is reduced by which plan, and which are left to the C pickler.
+
+Owns the table from types to plans, the rank of plans among the reducers that users register, and
+the two plans that choose: by reference or by value.  The plans themselves are in `_functions`,
+`_classes` and `_objects`.  Knows of a pickler what it is given with each call.  Any thread may
+call it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from types import CellType, CodeType, FunctionType
+from typing import Any
+
+from hookpool import _classes, _objects, _rebuild, _rebuild_objects
+from hookpool._functions import reduce_cell, reduce_code, reduce_function
+from hookpool._importable import is_importable
+
+#: How objects of one exact type are reduced by a pickler.
+Plan = Callable[[Any, Any], Any]
+
+#: Types whose objects are left to the C pickler.  Types that may die before the program does are
+#: in it only while a dump lasts: it must not keep them alive.
+native: set[type] = set()
+
+_multiprocessing_table: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+
+#: The functions that pickles name; each pickle has two or three, all by reference.
+ours = frozenset(
+    one
+    for module in (_rebuild, _rebuild_objects)
+    for one in vars(module).values()
+    if type(one) is FunctionType
+)
+
+
+def reduce_any_function(pickler: Any, fn: FunctionType) -> Any:
+    """The reduce value of a function, where the pickler may have a table of its own."""
+    if fn in ours:
+        return NotImplemented
+    # The C pickler does not ask the table for functions; where it would fail, the entry is meant.
+    if pickler.table is not None and FunctionType in pickler.table and not is_importable(fn):
+        return pickler.table[FunctionType](fn)
+    return reduce_function(pickler, fn)
+
+
+def reduce_any_class(pickler: Any, cls: Any) -> Any:
+    """The reduce value of a class: its name, another name, or its contents."""
+    is_static = not cls.__flags__ & _classes.HEAP
+    if is_static and cls in _named_statics:
+        return NotImplemented
+    if is_importable(cls):
+        if is_static:
+            _named_statics.add(cls)
+        return NotImplemented
+    if is_static:
+        return _objects.reduce_builtin_class(cls)
+    return pickler.reduce_class(cls)
+
+
+# Classes that live as long as the program, and go by names that nobody changes.
+_named_statics: set[Any] = set()
+
+
+def is_plainly_hashed(kind: type) -> bool:
+    """Whether a type can be an element of a set: its metaclass may say otherwise, or lie."""
+    meta = type(kind)
+    return meta.__hash__ is type.__hash__ and meta.__eq__ is type.__eq__
+
+
+def is_in(table: Any, kind: type) -> bool:
+    """Whether a table of reducers has a type, where only what can be hashed can be."""
+    return type(kind).__hash__ is not None and kind in table
+
+
+def _reduce_registered(_: Any, obj: Any) -> Any:
+    return _multiprocessing_table[type(obj)](obj)
+
+
+UNRANKED = _objects.UNRANKED
+#: Plans that go before what `copyreg` has for the type.
+before_copyreg = UNRANKED | {_reduce_registered}
+
+_OWN: dict[type, Plan] = {CellType: reduce_cell, CodeType: reduce_code, **_objects.PLANS}
+
+_MULTIPROCESSING = frozenset({"multiprocessing.reduction", "multiprocessing.managers"})
+
+
+class _Plans:
+    """How objects of each type are reduced, remembered by the id of the type.
+
+    By id, since a class must not live longer for having been pickled; a type that dies takes its
+    entry along before its id can be used again.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+
+    def check(self) -> None:
+        """Take into account what has been registered with multiprocessing since the last time."""
+        if _multiprocessing_table != self._registered:
+            self._renew()
+
+    def _renew(self) -> None:
+        table = dict(_multiprocessing_table)
+        known: dict[int, Plan | None] = {id(kind): plan for kind, plan in _OWN.items()}
+        for kind, reduce in table.items():
+            # multiprocessing's own reducers of methods, partials and views lose more than ours.
+            if kind not in _objects.BETTER or reduce.__module__ not in _MULTIPROCESSING:
+                known[id(kind)] = _reduce_registered
+        #: By the id of the type; None leaves its objects to the C pickler.
+        self.known = known
+        self._watched: dict[int, Any] = {}
+        self._registered = table
+        native.clear()
+
+    def learn(self, kind: type) -> Plan | None:
+        """The plan for a type met for the first time."""
+        plan = reduce_any_class if issubclass(kind, type) else _objects.plan_for(kind)
+        if plan is None and not kind.__flags__ & _classes.HEAP:  # it lives as long as we do
+            native.add(kind)
+            return None
+        ident, known, watched = id(kind), self.known, self._watched
+
+        def forget(_: object) -> None:
+            known.pop(ident, None)
+            watched.pop(ident, None)
+
+        watched[ident] = weakref.ref(kind, forget)
+        known[ident] = plan
+        return plan
+
+
+plans = _Plans()

@@ -1,0 +1,102 @@
+"""Plans for what `typing` makes: type variables, new types, aliases; and names in annotations.
+
+Owns one function per kind.  The table that finds them is in `_objects`, the receiving side in
+`_rebuild_objects`.  Any thread may call it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import typing
+from typing import Any
+
+from hookpool import _classes, _rebuild
+from hookpool import _rebuild_objects as there
+from hookpool._importable import is_importable, is_module_importable
+
+_VARIABLE_ARGUMENTS = {
+    "bound": ("__bound__", None),
+    "constraints": ("__constraints__", ()),
+    "covariant": ("__covariant__", False),
+    "contravariant": ("__contravariant__", False),
+    "infer_variance": ("__infer_variance__", False),
+}
+
+
+def reduce_type_variable(_: Any, variable: Any) -> Any:
+    name, module = variable.__name__, variable.__module__
+    if is_module_importable(module) and getattr(sys.modules[module], name, None) is variable:
+        return NotImplemented
+    known = _rebuild.identity_of(variable)
+    if known is None:
+        token = _classes.new_token(module, name)
+        mine = _rebuild.Identity(token, variable, is_ours=True)
+        known = _rebuild.identified(mine, variable)
+    arguments = {}
+    for key, (attribute, normal) in _VARIABLE_ARGUMENTS.items():
+        value = getattr(variable, attribute, normal)
+        if value != normal:
+            arguments[key] = value
+    if hasattr(variable, "has_default") and variable.has_default():
+        arguments["default"] = variable.__default__
+    return there.type_variable, (known.token, type(variable), name, module, arguments)
+
+
+_WORD = re.compile(r"(?<![\w.])[^\W\d]\w*")
+
+
+def with_annotated(names: tuple[str, ...], annotations: dict[str, Any]) -> tuple[str, ...]:
+    """Names, and those that occur in annotations written as text."""
+    texts = tuple(annotations.values())
+    if not _ONLY_TEXT.issuperset(map(id, map(type, texts))):
+        texts = tuple([text for text in texts if type(text) is str])
+    return _with_words(names, texts)
+
+
+_ONLY_TEXT = frozenset({id(str)})
+
+
+@functools.lru_cache(4096)
+def _with_words(names: tuple[str, ...], texts: tuple[str, ...]) -> tuple[str, ...]:
+    words = (word for text in texts for word in _WORD.findall(text))
+    return tuple(dict.fromkeys((*names, *words)))
+
+
+def reduce_new_type(_: Any, new_type: Any) -> Any:
+    if is_importable(new_type):
+        return NotImplemented
+    arguments = (new_type.__name__, new_type.__supertype__)
+    return typing.NewType, arguments, vars(new_type), None, None, there.update_dict
+
+
+def reduce_type_alias(_: Any, alias: Any) -> Any:
+    name, module = alias.__name__, alias.__module__
+    if is_module_importable(module) and getattr(sys.modules[module], name, None) is alias:
+        return NotImplemented
+    value, parameters = alias.__value__, alias.__type_params__
+    if parameters and not _mentions(value, alias):
+        return there.generic_alias, (name, value, parameters)
+    # The value comes as state, as it may contain the alias.
+    arguments = (name, parameters)
+    return (
+        there.type_alias,
+        arguments,
+        value,
+        None,
+        None,
+        there.fill_type_alias,
+    )
+
+
+def _mentions(annotation: Any, alias: Any) -> bool:
+    found, met = [annotation], set()
+    while found:
+        one = found.pop()
+        if one is alias:
+            return True
+        if id(one) not in met:
+            met.add(id(one))
+            found += (getattr(one, "__origin__", None), *getattr(one, "__args__", ()))
+    return False

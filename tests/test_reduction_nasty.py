@@ -1,0 +1,297 @@
+"""Objects that users of cloudpickle and dill have reported, or might: each a program of its own.
+
+Each defines `probe`; it gives in a process that cannot import the program what it gives at home.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from hookpool import reduction
+from tests.agree_child import Child, observe
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    with closing(Child()) as child:
+        yield child
+
+
+def program(source: str) -> Any:
+    module = types.ModuleType("nasty")  # nobody can import it
+    exec(compile(source, "nasty.py", "exec", dont_inherit=True), vars(module))
+    return module.probe
+
+
+#: What it is -> the program.
+HOLDING_THEMSELVES = {
+    "a table of bound methods that one of the methods captures": """
+class A:
+    def table(self): return handlers
+    def one(self): return 1
+a = A()
+handlers = [a.table, a.one]
+def probe(): return A().table()[1](), handlers[0].__self__ is a
+""",
+    "class methods kept in the class itself": """
+class A:
+    made = {}
+    @classmethod
+    def make(cls): return cls.__name__
+class B(A):
+    @classmethod
+    def make(cls): return 'own'
+    def one(self): return 2
+A.made['a'] = A.make
+B.made_too = {'b': B.make, 'one': B().one, 'a': A.make}
+def probe(): return A.made['a'](), [f() for f in B.made_too.values()]
+""",
+    "a frozen slotted dataclass with instances as attributes and in its methods' globals": """
+import dataclasses
+@dataclasses.dataclass(frozen=True, slots=True)
+class V:
+    x: int
+    y: int = 0
+    def plus(self, other=None): return V(self.x + (other or ONE).x)
+V.ZERO = V(0)
+V.names = {V(1): 'one'}
+ONE = V(1)
+def probe(): return V.ZERO, V.names[ONE], V.ZERO.plus()
+""",
+    "instances whose making needs what their class is to get": """
+class Pair(tuple):
+    def __new__(cls, a, b): return tuple.__new__(cls, (a, b))
+    def __getnewargs__(self): return tuple(self)
+Pair.zero = Pair(0, 0)
+class Made:
+    def __init__(self, v): self.v = v
+    @classmethod
+    def make(cls, v): return cls(v)
+    def __reduce__(self): return Made.make, (self.v,)
+Made.default = Made(1)
+class Kept:
+    def __init__(self): self.v = 2
+    def __getstate__(self): return self.v
+    def __setstate__(self, v): self.v = double(v) // 2
+def double(v): return 2 * v
+Kept.default = Kept()
+def probe(): return Pair.zero, Made.default.v, Kept.default.v
+""",
+    "bound methods of enumeration members in the enumeration": """
+import enum
+class E(enum.Enum):
+    A = 1
+    def shout(self): return self.name + '!'
+E.hooks = [E.A.shout]
+def probe(): return E.hooks[0](), list(E)
+""",
+    "a class that a method's default and a metaclass's table lead back to": """
+class Meta(type):
+    known = {}
+    def __init__(cls, *args): Meta.known[cls.__name__] = cls
+    def again(cls): return Meta.known[cls.__name__]
+class A(metaclass=Meta):
+    def me(self, other=[]): other.append(A); return other[0] is A is __class__
+    def up(self): return super().__repr__()[:6]
+    def up_again(self): return super().__init__()
+def probe(): return A().me(), A.again() is A, A().up() == '<nasty', A().up_again()
+""",
+    "functions, the class they belong to, and its methods side by side": """
+class A:
+    def method(self): return A
+def f(): return A, A.method, A().method
+both = [f, A, A.method, f]
+def probe(): return both[0]()[0] is A, both[2] is A.method, both[3] is f is both[0]
+""",
+}
+
+CONTAINERS = {
+    "a dict that needs its attributes to take an item, and has a required argument": """
+class Folded(dict):
+    def __init__(self, fold): super().__init__(); self.fold = fold
+    def __setitem__(self, key, value): super().__setitem__(self.fold(key), value)
+    def __missing__(self, key): return 'none'
+d = Folded(str.lower)
+d['A'] = 1
+def probe(): return d, d['zz'], d.fold('Q')
+""",
+    "ordered, default, list, set and deque subclasses with their own ideas": """
+import collections
+class Recent(collections.OrderedDict):
+    def __init__(self, most): super().__init__(); self.most = most
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        while len(self) > self.most: self.popitem(last=False)
+r = Recent(2); r['a'] = 1; r['b'] = 2; r['c'] = 3
+class Doubling(list):
+    def append(self, x): super().append(x * self.by)
+    def extend(self, xs): raise RuntimeError('not asked')
+l = Doubling(); l.by = 2; l.append(1)
+class Named(set):
+    def __init__(self, name, items): super().__init__(items); self.name = name
+class Fixed(frozenset):
+    def __new__(cls, name, items):
+        self = super().__new__(cls, items); self.name = name
+        return self
+s, f = Named('n', [1]), Fixed('m', [2])
+class Tail(collections.deque):
+    def __init__(self, size): super().__init__(maxlen=size)
+t = Tail(2); t.extend('abc')
+class Counts(collections.defaultdict):
+    def __init__(self, name): super().__init__(lambda: 7); self.name = name
+c = Counts('n'); c['k'] += 1
+class Itself(list):
+    def append(self, x): super().append(x)
+i = Itself(); i.append(i); i.one = i
+def probe():
+    return (r, r.most, l, l.by, s, s.name, f, f.name, t, t.maxlen, c, c['new'], c.name,
+            i[0] is i.one is i)
+""",
+    "memoryviews of a whole, of parts, writable and not": """
+import array
+whole = bytearray(b'abc'); view = memoryview(whole)
+numbers = memoryview(array.array('d', [1, 2])); table = memoryview(bytearray(6)).cast('B', [2, 3])
+part, backwards = memoryview(bytearray(b'abcdef'))[::2], memoryview(b'abc')[::-1]
+def probe():
+    view[0] = 65
+    part[0] = 66
+    return (bytes(whole), numbers.tolist(), numbers.format, table.tolist(), table.readonly,
+            part.tolist(), backwards.tolist(), backwards.readonly)
+""",
+}
+
+ODD = {
+    "a proxy that lies about its class and its name": """
+class Proxy:
+    def __init__(self, get): object.__setattr__(self, '_get', get)
+    @property
+    def __class__(self): return type(self._get())
+    @property
+    def __name__(self): return 'name'
+    def __getattr__(self, name): return getattr(self._get(), name)
+    def __eq__(self, other): return self._get() == other
+    __hash__ = None
+p = Proxy(lambda: [1, 2])
+def probe(): return p.count(1), p == [1, 2], isinstance(p, list), p.__name__, type(p) is Proxy
+""",
+    "class attributes that are called like what every class has": """
+class A:
+    __name__ = 'other'
+    __mro__ = 3
+    __bases__ = property(lambda self: 'b')
+a = A()
+def probe(): return a.__name__, A.__name__, a.__mro__, a.__bases__, A.__bases__
+""",
+    "an instance of a class that no table can hold": """
+class Meta(type):
+    def __eq__(cls, other): return cls is other
+    __hash__ = None
+class A(metaclass=Meta): pass
+a = A()
+def probe(): return type(a) is A
+""",
+    "classes that are equal, and hashed, by their names": """
+class ByName(type):
+    def __eq__(cls, other): return getattr(other, '__name__', None) == cls.__name__
+    def __hash__(cls): return hash(cls.__name__)
+def make(n): return ByName('X', (), {'n': n, 'get': lambda self: n})
+A, B = make(1), make(2)
+class C(B):
+    def __getstate__(self): return {'kept': self.kept}
+C.__name__ = 'X'
+objects = [A(), B(), C(), A()]
+objects[0].own, objects[2].kept, objects[2].left_out = 5, 6, (x for x in ())
+def probe():
+    return (objects[0].own, objects[0].get(), objects[1].get(), objects[2].kept,
+            objects[2].get(), A is B, A == B == C)
+""",
+    "a module made by hand that is of a class made by hand": """
+import types
+class Lazy(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith('__'): raise AttributeError(name)
+        return 'lazy ' + name
+lazy = Lazy('lazy'); lazy.there = 1
+def probe(): return lazy.some, lazy.there, type(lazy).__name__, lazy.__name__
+""",
+    "a package made by hand, with a submodule": """
+import sys, types
+pack, sub = types.ModuleType('pack_'), types.ModuleType('pack_.sub')
+pack.__path__ = []; pack.sub = sub
+exec('def f(): return 5', vars(sub))
+sys.modules |= {'pack_': pack, 'pack_.sub': sub}
+exec('import pack_.sub\\ndef g(): return pack_.sub.f()', vars(pack))
+del sys.modules['pack_'], sys.modules['pack_.sub']
+def probe(): return pack.g(), pack.sub.f(), pack.sub.__name__
+""",
+    "struct formats and comparisons": """
+import functools, struct
+form, order = struct.Struct('<iq'), functools.cmp_to_key(lambda a, b: b - a)
+class Packet:
+    header = struct.Struct('>H')
+three = order(3)
+def probe():
+    return form.size, Packet.header.pack(1), sorted([1, 3, 2], key=order), three < order(2)
+""",
+    "the environment, and what sys tells of the interpreter": """
+import os, sys
+environ, version, flags = os.environ, sys.version_info, sys.flags
+def probe(): return environ is os.environ, version is sys.version_info, flags is sys.flags
+""",
+    "mocks": """
+import unittest.mock
+mock = unittest.mock.Mock(return_value=3); deep = unittest.mock.MagicMock(); deep.a.b = 4
+def probe(): return mock(), deep.a.b
+""",
+    "a method bound to an instance of whose class it is no attribute": """
+class A:
+    def __init__(self):
+        def extra(self, x): return x, self.v
+        self.v, self.extra = 4, extra.__get__(self)
+a = A()
+def probe(): return a.extra(1), a.extra.__self__ is a
+""",
+    "functions with static attributes on themselves": """
+def make():
+    def f():
+        if not hasattr(f, 'count'): f.count = 0
+        f.count += 1
+        return f.count
+    return f
+f = make(); f()
+def probe(): return f(), f()
+""",
+    "exceptions of subprocess, json and urllib": """
+import json, subprocess, urllib.error
+called = subprocess.CalledProcessError(returncode=1, cmd='x', output=b'o')
+timeout = subprocess.TimeoutExpired('x', 3)
+url = urllib.error.URLError('why')
+try: json.loads('{')
+except ValueError as error: bad = error
+def probe(): return str(called), called.output, str(timeout), url.reason, str(bad), bad.pos
+""",
+}
+
+NASTY = HOLDING_THEMSELVES | CONTAINERS | ODD
+
+
+@pytest.mark.parametrize("source", NASTY.values(), ids=NASTY)
+def test_it_travels(child: Child, source: str) -> None:
+    expected = observe(program(source))
+    assert expected[0] == "gave", expected
+    assert child.ask(reduction.dumps(program(source))) == expected
+
+
+@pytest.mark.parametrize("source", NASTY.values(), ids=NASTY)
+def test_it_travels_on_in_the_same_bytes(child: Child, source: str) -> None:
+    """What arrived is pickled there in turn, and the same program gives the same bytes."""
+    probe = program(source)
+    with closing(Child()) as stopover:
+        again = stopover.relay(reduction.dumps(probe))
+    assert child.ask(again) == observe(program(source))
+    assert reduction.dumps(probe) == reduction.dumps(probe)
