@@ -7,11 +7,13 @@ worker imports it too; the public names therefore come from their modules when f
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from hookpool import context as context
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hookpool.errors import (
         CannotPickle,
         CannotPickleAttribute,

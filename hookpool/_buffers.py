@@ -25,12 +25,13 @@ import struct
 import sys
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hookpool._slots import Arena, Slot, Slots
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TypeAlias
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 

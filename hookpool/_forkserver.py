@@ -38,7 +38,10 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
 from multiprocessing import resource_tracker, spawn, util
-from typing import Any, Final, NamedTuple, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, NoReturn
 
 __all__ = [
     "MAX_PER_MESSAGE",
@@ -78,19 +81,35 @@ def inherited(index: int) -> int:
     return _inherited[index]
 
 
-class Modules(NamedTuple):
-    """What a server imports, by name: some before it forks any child, some once it is idle."""
-
-    first: tuple[str, ...] = ()
-    later: tuple[str, ...] = ()
+# Named tuples would need more time to be made than all else here, in the owner and in the server,
+# while a program waits for its first child.
 
 
-class Report(NamedTuple):
+class Modules:
+    """What a server imports, by name."""
+
+    __slots__ = ("first", "later")
+
+    def __init__(self, first: tuple[str, ...] = (), later: tuple[str, ...] = ()) -> None:
+        #: Before it forks any child.
+        self.first = first
+        #: Once it is idle.
+        self.later = later
+
+    def are(self, others: Modules) -> bool:
+        """Are they the same?"""
+        return self.first == others.first and self.later == others.later
+
+
+class Report:
     """What became of a child: pid, errno where it could not start, exit code once it ended."""
 
-    pid: int
-    error: int = 0
-    exitcode: int | None = None
+    __slots__ = ("error", "exitcode", "pid")
+
+    def __init__(self, pid: int, error: int = 0, exitcode: int | None = None) -> None:
+        self.pid = pid
+        self.error = error
+        self.exitcode = exitcode
 
     def pack(self) -> bytes:
         code = _STILL_RUNNING if self.exitcode is None else self.exitcode
@@ -128,18 +147,17 @@ class ServerProcess:
 
     def __init__(self, control: socket.socket, modules: Modules) -> None:
         self._control = control
-        self._first, self._later = modules
+        self._modules = modules
 
     def _bootstrap(self, parent_sentinel: int) -> int:
         os.close(parent_sentinel)  # the request socket says the same
         _util._close_stdin()
         gc.disable()  # imports make objects that stay: looking through them is in vain
-        for name in self._first:
+        for name in self._modules.first:
             _preload(name)
         gc.enable()
-        _leave_resource_tracker()
         with self._control:
-            _Server(self._control, self._later).run()
+            _Server(self._control, self._modules.later).run()
         _exit()
 
 
@@ -158,13 +176,6 @@ def _exit() -> NoReturn:
         _util._flush_std_streams()
     finally:
         os._exit(0)
-
-
-def _leave_resource_tracker() -> None:
-    # It ends when nobody holds its pipe, which the owner may wait for. Each child gets it anew.
-    if _tracker._fd is not None:
-        os.close(_tracker._fd)
-        _tracker._fd = None
 
 
 class _Server:
@@ -335,7 +346,7 @@ def _run_child(
         # in the child's name.
         os.register_at_fork(after_in_child=status.close)
         os.register_at_fork(after_in_child=line.close)
-        _tracker._fd = tracker
+        _adopt_tracker(tracker)
         _inherited[:] = fds
         _reseed()
         _tell(status, Report(os.getpid()).pack())
@@ -365,6 +376,15 @@ def last_words(line: socket.socket) -> int | None:
     except (BlockingIOError, ConnectionResetError):  # ended by a signal, or by `os._exit`
         return None
     return said[0] if said else None
+
+
+def _adopt_tracker(fd: int) -> None:
+    # What a preloaded module made for itself, a lock for instance, was registered in a tracker
+    # that the server started for that; it stays the server's. Ours ends when nobody holds its
+    # pipe, which the owner may wait for: so the server never has it.
+    if _tracker._fd is not None:
+        os.close(_tracker._fd)
+    _tracker._fd, _tracker._pid = fd, None
 
 
 def _reseed() -> None:

@@ -17,12 +17,29 @@ import threading
 import time
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import LOGGER
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any, Protocol, TypeVar
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
+    class Pool(Protocol):
+        """What a future asks its pool."""
+
+        #: The pool's own thread, where most futures are settled.
+        thread: threading.Thread | None
+
+        def cancel(self, number: int) -> bool:
+            """Whether the task had not been started and now never will be."""
+
+        def is_running(self, number: int) -> bool:
+            """Whether a worker has claimed the task."""
+
+        def help(self, number: int, timeout: float | None) -> None:
+            """Read results in the calling thread, for a while, if that is possible."""
+
 
 # The states of `concurrent.futures._base`, which have no public names.
 _PENDING = "PENDING"
@@ -31,22 +48,6 @@ _ENDED = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED", _FINISHED})
 
 # Re-entrant, for a signal handler that asks for a condition while its own thread settles.
 _lock = threading.RLock()
-
-
-class Pool(Protocol):
-    """What a future asks its pool."""
-
-    #: The pool's own thread, where most futures are settled.
-    thread: threading.Thread | None
-
-    def cancel(self, number: int) -> bool:
-        """Whether the task had not been started and now never will be."""
-
-    def is_running(self, number: int) -> bool:
-        """Whether a worker has claimed the task."""
-
-    def help(self, number: int, timeout: float | None) -> None:
-        """Read results in the calling thread, for a while, if that is possible."""
 
 
 class _Late:
@@ -86,7 +87,7 @@ class RebuildInterrupted(BaseException):
 _VERDICT_SECONDS = 5.0
 
 
-class HookFuture(Future[T]):
+class HookFuture(Future["T"]):
     """A `concurrent.futures.Future` whose `cancel` and `running` ask the pool for the truth."""
 
     # What `Future.__init__` would set, until it differs.

@@ -25,12 +25,10 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable
 from multiprocessing import reduction as mp_reduction
 from multiprocessing import resource_tracker, spawn, util
 from multiprocessing.context import set_spawning_popen
 from multiprocessing.process import BaseProcess
-from typing import Any, Final, cast
 
 from hookpool import _forkserver
 from hookpool._forkserver import Modules, Report
@@ -40,6 +38,11 @@ if sys.platform == "win32":
     from multiprocessing import popen_spawn_win32 as stdlib_popen
 else:
     from multiprocessing import popen_spawn_posix as stdlib_popen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
 
 __all__ = ["Modules", "expect", "popen", "server_fds", "server_pid", "stop"]
 
@@ -195,15 +198,40 @@ class SpawnedPopen(stdlib_popen.Popen):
 
 
 class _ServerPopen(stdlib_popen.Popen):
-    """The standard library's spawn, and its pickler: the server is the first thing to wait for."""
+    """A server, started as the standard library spawns a child, with its pickler.
+
+    It is the first thing that a program waits for. So it does not wait for a resource tracker,
+    which is another Python to start: each child is given the tracker when it is forked.
+    """
 
     method = "hookpool"
+    _fds: list[int]
 
-    if sys.platform != "win32":
-        _launch = rebound(
-            stdlib_popen.Popen._launch,  # type: ignore[attr-defined]
-            spawn=Overlay(spawn, get_preparation_data=_server_preparation),
-        )
+    def _launch(self, server: _forkserver.ServerProcess) -> None:
+        story = self._pickled(server)
+        data, theirs = os.pipe()
+        # Whether it was read, and by whom, the first request will tell.
+        with contextlib.suppress(BrokenPipeError), open(theirs, "wb") as file:
+            try:
+                self.pid = self._spawn(data)
+            finally:
+                os.close(data)
+            file.write(story)
+
+    def _spawn(self, data: int) -> int:
+        executable: Any = spawn.get_executable()
+        command: Any = spawn.get_command_line(pipe_handle=data)
+        return util.spawnv_passfds(executable, command, [data, *self._fds])
+
+    def _pickled(self, server: _forkserver.ServerProcess) -> memoryview:
+        file = io.BytesIO()
+        set_spawning_popen(self)
+        try:
+            mp_reduction.dump(_server_preparation(server._name), file)
+            mp_reduction.dump(server, file)
+        finally:
+            set_spawning_popen(None)
+        return file.getbuffer()
 
 
 class _Server:
@@ -218,7 +246,6 @@ class _Server:
             except BaseException:
                 self.control.close()
                 raise
-        self.popen.close()  # its sentinel and our end of its data pipe: the request socket will do
 
     def retire(self) -> bool:
         """Ask it to end; False while it stays for children whose end somebody waits for."""
@@ -277,7 +304,7 @@ def _running_server(modules: Modules) -> _Server:
     global _server
     assert _lock.locked()
     _lingering[:] = [server for server in _lingering if server.popen.poll() is None]
-    if _server is not None and _server.modules != modules:
+    if _server is not None and not _server.modules.are(modules):
         old, _server = _server, None
         _retire(old)
     if _server is None:
@@ -348,7 +375,7 @@ class ForkedPopen(stdlib_popen.Popen):
         life, theirs = _socket_pair(socket.SOCK_STREAM)
         try:
             with theirs:
-                tracker = cast("int", resource_tracker.getfd())  # None only before it runs
+                tracker: Any = resource_tracker.getfd()
                 fds = [theirs.fileno(), tracker, *self._fds]
                 self._status, report = _fork(fds, self._modules)
         except BaseException:

@@ -12,7 +12,10 @@ Owns the rule and nothing else.  Any thread may call it.
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: The longest string or bytes that count as plain, and what a plain call may take on average, in
 #: bytes.  Longer ones gain little from company and would make work under the driver's lock long.

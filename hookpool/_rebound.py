@@ -8,7 +8,10 @@ the running version; the original, and with it everybody else's calls, stays as 
 from __future__ import annotations
 
 from types import FunctionType, ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Overlay", "rebound"]
 

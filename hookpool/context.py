@@ -13,10 +13,15 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterable
 from multiprocessing import context as mp_context
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+
+# Not from `typing`: what a program imports before its first fork server starts does without it,
+# since importing it takes 2 ms, while all wait (tests/test_worker_imports.py has an eye on that).
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, Final
 
 __all__ = ["HookContext", "HookProcess", "stop"]
 

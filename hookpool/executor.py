@@ -22,7 +22,6 @@ import threading
 import time
 import weakref
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from hookpool._buffers import THRESHOLD
 from hookpool._cpus import cpu_count
@@ -30,10 +29,12 @@ from hookpool._future import HookFuture
 from hookpool._plain import are_plain
 from hookpool.context import HookContext
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
+    from typing import Any, Literal, ParamSpec, TypeVar
 
     # For the type checker; `_import_engine` binds these names.
     from hookpool import _desk, _events, _scheduler, _worker, errors
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
     from hookpool._task import Task
     from hookpool._wire import Form
 
-__all__ = ["HookPoolExecutor", "cpu_count", "get_reusable_executor"]
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["HookPoolExecutor", "cpu_count", "get_reusable_executor"]
 
 # Windows waits for at most 63 handles at once, and two are not for workers.
 _MOST_WORKERS_WINDOWS = 61

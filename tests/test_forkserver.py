@@ -65,6 +65,52 @@ def test_preloaded_modules_are_there_and_a_broken_one_is_named(
     assert "could not preload there_is_no_such_module" in capfd.readouterr().err
 
 
+def test_a_server_waits_for_no_resource_tracker() -> None:
+    run_python("-c", NO_TRACKER_YET)
+
+
+NO_TRACKER_YET = """
+import hookpool, multiprocessing
+from multiprocessing import resource_tracker
+from hookpool import _launch
+ctx = multiprocessing.get_context("hookpool")
+ctx.expect_processes()
+assert _launch.server_pid() is not None
+assert resource_tracker._resource_tracker._fd is None
+process = ctx.Process(target=ctx.Lock)
+process.start()
+process.join()
+assert process.exitcode == 0
+assert resource_tracker._resource_tracker._fd is not None
+"""
+
+
+def test_what_a_preloaded_module_makes_for_itself_is_tracked_while_the_server_lives(
+    tmp_path: Path,
+) -> None:
+    """By a tracker of the server's: the owner's, told of what it does not know, complained."""
+    tmp_path.joinpath("with_a_lock.py").write_text(
+        "import multiprocessing\nlock = multiprocessing.get_context('spawn').Lock()\n"
+    )
+    assert run_python("-c", PRELOADED_LOCK, cwd=tmp_path) == "entered\n"
+
+
+PRELOADED_LOCK = """
+import os
+os.dup2(1, 2)
+import hookpool, multiprocessing
+def use():
+    import with_a_lock
+    with with_a_lock.lock:
+        print("entered")
+ctx = multiprocessing.get_context("hookpool")
+ctx.set_forkserver_preload(["with_a_lock"])
+process = ctx.Process(target=use)
+process.start()
+process.join()
+"""
+
+
 # --- descriptors -------------------------------------------------------------------------------
 
 

@@ -81,6 +81,37 @@ def test_a_worker_needs_few_modules_for_its_first_task() -> None:
     assert dear == set()
 
 
+# `expect_processes` is the first thing that making an executor does.
+AWAITED = """
+import multiprocessing, sys
+from hookpool import HookPoolExecutor
+multiprocessing.get_context("hookpool").expect_processes()
+print(*sys.modules)
+"""
+
+
+def test_a_program_imports_little_before_it_has_a_fork_server_started() -> None:
+    bare = set(run_python("-c", "import sys, concurrent.futures\nprint(*sys.modules)").split())
+    found = set(run_python("-c", AWAITED).split()) - bare
+    assert modules(" ".join(found)) == (
+        {
+            "hookpool",
+            "hookpool._buffers",
+            "hookpool._cpus",
+            "hookpool._forkserver",
+            "hookpool._future",
+            "hookpool._launch",
+            "hookpool._plain",
+            "hookpool._rebound",
+            "hookpool._slots",
+            "hookpool.context",
+            "hookpool.executor",
+        },
+        set(),
+    )
+    assert "typing" not in found
+
+
 # The request is there before the server is; so nothing of what can wait is imported before it.
 FORKED = """
 import multiprocessing, sys, hookpool
