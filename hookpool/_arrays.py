@@ -25,7 +25,9 @@ from typing import Any
 from joblib._memmapping_reducer import _get_temp_dir, _reduce_memmap_backed
 from joblib.externals.loky.backend import resource_tracker
 
-from hookpool._batch import FOLDER, backing_map
+from hookpool._batch import FOLDER, CapturesLarge, backing_map, table_of
+from hookpool._buffers import THRESHOLD
+from hookpool.reduction import Table
 
 __all__ = ["Arrays", "File"]
 
@@ -64,7 +66,7 @@ class Arrays:
         self._held: list[File] = []
 
     def take_held(self) -> list[File]:
-        """The files that `reduce` has named since the last call; each awaits its `release`."""
+        """The files that were named since the last call; each awaits its `release`."""
         held, self._held = self._held, []
         return held
 
@@ -95,12 +97,31 @@ class Arrays:
                 return  # a worker on Windows maps it still; the tracker removes it at exit
             resource_tracker.unregister(folder, "folder")
 
-    def reduce(self, array: Any) -> Any:
-        """How an array travels to a worker; called by the pickler."""
+    def table(self) -> Table | None:
+        """The reducers of arrays that travel with a batch."""
+        return table_of(self._reduce)
+
+    def table_of_captured(self) -> Table | None:
+        """The reducers of arrays in functions that workers keep: which must not keep large ones.
+
+        A map would hold the memory of its file, which is removed at the end of the call.
+        """
+        return table_of(self._reduce_captured)
+
+    def _reduce_captured(self, array: Any) -> Any:
+        if backing_map(array) is None and (array.nbytes > THRESHOLD or self._is_mapped(array)):
+            raise CapturesLarge
+        return self._reduce(array)
+
+    def _is_mapped(self, array: Any) -> bool:
+        least = self._max_nbytes
+        return least is not None and array.nbytes > least and not array.dtype.hasobject
+
+    def _reduce(self, array: Any) -> Any:
         backing = backing_map(array)
         if backing is not None:
             return _reduce_memmap_backed(array, backing)
-        if self._max_nbytes is None or array.nbytes <= self._max_nbytes or array.dtype.hasobject:
+        if not self._is_mapped(array):
             return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         with self._lock:
             self._sweep()

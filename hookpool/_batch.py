@@ -3,6 +3,9 @@
 Owns the form of a batch on its way, and what joblib is to find in a worker while one runs.  Knows
 neither the backend nor how large arrays are shared: both are handed in.
 
+A function crosses to each worker once, as it does with `submit`; but one that captures a large
+array goes with each batch, so that the array is mapped there, and let go of with the batch.
+
 Imports neither joblib nor numpy.  A worker whose tasks need neither has its first result 0.2 s
 earlier and is 25 MB smaller; so what joblib is to know in a worker is told to it when it is
 imported, which a task may do at any moment.
@@ -14,7 +17,6 @@ import contextlib
 import copyreg
 import importlib
 import importlib.util
-import io
 import itertools
 import mmap
 import os
@@ -22,114 +24,178 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import ModuleSpec
+from operator import is_, itemgetter
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from hookpool import errors
-from hookpool.reduction import WorkerPickler
+from hookpool._definitions import Definition, Ledger, Packet, Reference, Tabled
+from hookpool.reduction import Table
 
-__all__ = ["FOLDER", "backing_map", "dump", "dump_calls", "load", "run"]
+__all__ = ["FOLDER", "CapturesLarge", "Packer", "backing_map", "run", "table_of"]
 
 #: The start of the name of every folder of arrays: whose leftovers they are, and which memory maps
 #: in a worker are ours.
 FOLDER = "joblib_memmapping_folder_hookpool_"
 
-#: Buffers of this size go beside the pickle, in bytes: each costs some microseconds to handle, and
-#: saves two copies.
-LARGE = 1 << 14
+#: Of so many functions in one batch it is worth a look whether workers have them already. With
+#: more of them each is most likely a lambda of its own, never seen before nor again.
+FEW = 4
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-Reducer = Callable[[Any], Any]
-
-#: A pickle, and what was large in it: a value of the executor's, which may send buffers as it
-#: likes.
-Parcel = tuple[Any, ...]
+_FUNCTION, _ARGUMENTS, _KEYWORDS = map(itemgetter, range(3))
 
 
-def dump(obj: Any, reduce_array: Reducer, what: str) -> Parcel:
-    """Pickle an object; `reduce_array` is asked how each numpy array is to travel.
-
-    Raises:
-        pickle.PicklingError: something in it cannot travel.
-    """
-    large: list[pickle.PickleBuffer] = []
-
-    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
-        if buffer.raw().nbytes < LARGE:
-            return True
-        large.append(buffer)
-        return False
-
-    file = io.BytesIO()
-    pickler = WorkerPickler(file, buffer_callback=keep_inside)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        pickler.dispatch_table = {
-            **copyreg.dispatch_table,
-            numpy.ndarray: reduce_array,
-            numpy.memmap: reduce_array,
-        }
-    try:
-        pickler.dump(obj)
-    except pickle.PicklingError:
-        raise
-    except Exception as error:  # a __reduce__ of the user's may raise anything
-        raise errors.CannotPickle(
-            f"could not pickle {what}: {type(error).__name__}: {error}"
-        ) from error
-    return file.getvalue(), *large
+class CapturesLarge(Exception):
+    """A function captures an array that is not to be part of its definition."""
 
 
-def load(parcel: Parcel) -> Any:
-    """What was dumped."""
-    return pickle.loads(parcel[0], buffers=parcel[1:])
+class Reducers(Protocol):
+    """Who says how arrays travel."""
+
+    def table(self) -> Table | None:
+        """For those that go with a batch."""
+
+    def table_of_captured(self) -> Table | None:
+        """For those that functions capture; may raise `CapturesLarge`."""
 
 
-def dump_calls(
-    calls: Sequence[Call] | Callable[[], Any], nested: tuple[str, Any], reduce_array: Reducer
-) -> Parcel:
-    """Pickle the calls of a batch for `run`.
+class Packer:
+    """Pickles the batches of one `Parallel` for the workers of one executor.
 
     Args:
-        calls: function, arguments and keywords of each; or just one function, to be called with
-            nothing, whose result is then that of the batch.
+        ledger: the executor's.
+        reducers: of arrays.
         nested: see `run`.
-        reduce_array: see `dump`.
     """
-    what = "the task to send to the workers"
-    if callable(calls):
-        return dump((nested, calls, None, None), reduce_array, what)
-    functions: Sequence[Any]
-    functions, arguments, keywords = zip(*calls, strict=True)
-    # Many calls of one function are the rule, and few objects are soon pickled.
-    if len(set(map(id, functions))) == 1:
-        functions = functions[:1]
-    obj = (nested, functions, arguments, keywords if any(keywords) else None)
-    return dump(obj, reduce_array, what)
+
+    def __init__(self, ledger: Ledger, reducers: Reducers, nested: tuple[str, Any]) -> None:
+        self._ledger = ledger
+        self._reducers = reducers
+        self._nested = nested
+        #: The ids of functions that capture large arrays; of some that are gone, at worst.
+        self._heavy: set[int] = set()
+
+    def pack(self, calls: Sequence[Call] | Callable[[], Any]) -> Packet:
+        """The arguments of `run` for these calls.
+
+        Args:
+            calls: function, arguments and keywords of each; or just one function, to be called
+                with nothing, whose result is then that of the batch.
+
+        Raises:
+            pickle.PicklingError: something in it cannot travel.
+        """
+        are_many = not callable(calls)
+        if callable(calls):
+            calls = ((calls, (), {}),)
+        needs: list[Definition] = []
+        try:
+            functions = self._referred(list(map(_FUNCTION, calls)), needs)
+            keywords = list(map(_KEYWORDS, calls))
+            batch = (
+                self._nested,
+                functions,
+                list(map(_ARGUMENTS, calls)),
+                keywords if any(keywords) else None,
+                are_many,
+            )
+            packet = self._ledger.dump(batch, None, self._reducers.table())
+        except Exception as error:  # a __reduce__ of the user's may raise anything
+            self._explain(calls)
+            if isinstance(error, pickle.PicklingError):
+                raise
+            what = f"{type(error).__name__}: {error}"
+            raise errors.CannotPickle(
+                f"could not pickle the task to send to the workers: {what}"
+            ) from error
+        return Packet(packet.data, (*needs, *packet.needs))
+
+    def _referred(self, functions: list[Any], needs: list[Definition]) -> list[Any]:
+        """References to the functions instead, as far as they have definitions.
+
+        Just one where all are the same, which is the rule: few objects are soon pickled.
+        """
+        first = functions[0]
+        if all(map(is_, functions, itertools.repeat(first))):
+            return [self._reference(first, needs)]
+        distinct = dict(zip(map(id, functions), functions, strict=True))
+        if len(distinct) > FEW:
+            return functions
+        references = {at: self._reference(one, needs) for at, one in distinct.items()}
+        return [references[id(function)] for function in functions]
+
+    def _reference(self, function: Any, needs: list[Definition]) -> Any:
+        if id(function) in self._heavy:
+            return function
+        try:
+            definition = self._ledger.call(function, self._reducers.table_of_captured())
+        except CapturesLarge:
+            self._heavy.add(id(function))
+            return function
+        if definition is None:
+            return function
+        needs += definition.needs
+        needs.append(definition)
+        return Reference(definition)
+
+    def _explain(self, calls: Sequence[Call]) -> None:
+        """Raise what is wrong with the first call that cannot travel, in that call's words."""
+        for function, args, kwargs in calls:
+            parts = {"the function": function, "args": args, "kwargs": kwargs}
+            try:
+                self._ledger.dump((function, args, kwargs), parts, self._reducers.table())
+            except pickle.PicklingError:
+                raise
+            except Exception:  # noqa: BLE001 - told by the caller, who has met it before
+                return
+
+
+def table_of(reduce_array: Callable[[Any], Any]) -> Table | None:
+    """A table with a reducer for arrays, if there can be any."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    return {
+        **copyreg.dispatch_table,
+        numpy.ndarray: reduce_array,
+        numpy.memmap: reduce_array,
+    }
 
 
 # ---- the worker's side ---------------------------------------------------------------------
 
 
-def run(*parcel: Any) -> Parcel:
-    """Run a batch, and pickle its results.
+def run(
+    nested: tuple[str, Any],
+    functions: Sequence[Callable[..., Any]],
+    arguments: Sequence[tuple[Any, ...]],
+    keywords: Sequence[dict[str, Any]] | None,
+    are_many: bool,
+) -> Any:
+    """Run a batch: a list of what its calls return.
 
-    Besides the calls the parcel says what joblib is to do with a `Parallel` in one of them: the
-    name of a module and an argument for its `nested`, which returns a context manager.
+    Args:
+        nested: what joblib is to do with a `Parallel` in one of the calls: the name of a module
+            and an argument for its `nested`, which returns a context manager.
+        functions: one for each call, or one for all.
+        arguments: of each call.
+        keywords: of each call; None if there are none.
+        are_many: if not, what the only call returns is returned.
     """
-    (module, argument), functions, arguments, keywords = load(parcel)
-    with _Nested(module, argument):
-        if arguments is None:
-            outcome = functions()
-        else:
-            outcome = _results(functions, arguments, keywords)
-    return dump(outcome, _reduce_result, "the result of the task")
+    with _Nested(*nested):
+        results = _results(functions, arguments, keywords)
+    outcome = results if are_many else results[0]
+    table = table_of(_reduce_result)
+    return outcome if table is None else Tabled(outcome, table)
 
 
 def _results(
     functions: Sequence[Any], arguments: Sequence[Any], keywords: Iterable[Any] | None
 ) -> list[Any]:
-    one_for_all = len(functions) < len(arguments)
+    one_for_all = len(functions) == 1
+    if one_for_all and keywords is None:
+        return list(itertools.starmap(functions[0], arguments))
     calls = zip(
         itertools.repeat(functions[0]) if one_for_all else functions,
         arguments,

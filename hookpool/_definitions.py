@@ -30,6 +30,7 @@ from hookpool._plans import plans
 from hookpool._rebuild import loading
 from hookpool.reduction import (
     ReusablePickler,
+    Table,
     TaskPickler,
     WorkerPickler,
     raise_explained,
@@ -82,6 +83,28 @@ class Definition:
 
     def __repr__(self) -> str:
         return f"<Definition {self.number}, {len(self.data)} bytes>"
+
+
+class Reference:
+    """Stands in a pickle for a function that has a definition, which the pickle then needs."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, definition: Definition) -> None:
+        self._number = definition.number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild.known_function, (self._number,)
+
+
+class Tabled:
+    """A result to be pickled with reducers of its own for some types; arrives as what it holds."""
+
+    __slots__ = ("obj", "table")
+
+    def __init__(self, obj: Any, table: Table) -> None:
+        self.obj = obj
+        self.table = table
 
 
 class Packet:
@@ -176,8 +199,11 @@ class Ledger:
         #: Ids of functions that have died; appended to by weak references.
         self._dead: deque[int] = deque()
 
-    def call(self, fn: Any) -> Definition | None:
+    def call(self, fn: Any, table: Table | None = None) -> Definition | None:
         """The definition of what is to be called, as it is now.
+
+        Args:
+            table: reducers of types that it may have captured.
 
         Returns:
             None for what goes with the data: callable instances, partials, bound methods.
@@ -198,15 +224,15 @@ class Ledger:
             if len(self._functions) > KEPT // 2:
                 self._keep(fn)
             return entry.definition
-        return self._call_changed(fn) if _is_definable(fn) else None
+        return self._call_changed(fn, table) if _is_definable(fn) else None
 
-    def _call_changed(self, fn: Any) -> Definition:
+    def _call_changed(self, fn: Any, table: Table | None) -> Definition:
         """The definition of what may have changed: only its pickle tells."""
         # Imported late: a worker, which has only the shelf, would pay for it.
         from hookpool._watch import watch
 
         now = watch(fn)  # before it is pickled: what changes in between shows next time
-        packet = self._written(_LedgerPickler, fn, {"the function": fn})
+        packet = self._written(_LedgerPickler, fn, {"the function": fn}, table=table)
         data, captures = packet.data, packet.notes.captures if packet.notes else {}
         with self._lock:
             entry = self._functions.get(id(fn))
@@ -241,12 +267,15 @@ class Ledger:
             if id(fn) in self._functions:
                 self._functions.move_to_end(id(fn))
 
-    def dump(self, obj: Any, parts: Mapping[str, Any] | None = None) -> Packet:
+    def dump(
+        self, obj: Any, parts: Mapping[str, Any] | None = None, table: Table | None = None
+    ) -> Packet:
         """Pickle arguments, classes in it by reference to their definitions.
 
         Args:
             obj: any object.
             parts: what `obj` consists of, by the names that an error message is to use.
+            table: reducers for types in it.
 
         Raises:
             pickle.PicklingError: something in it cannot travel.
@@ -259,7 +288,7 @@ class Ledger:
             else:  # of no concern to any hook or table: the C pickler does not ask for these
                 return Packet(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
         parts = parts or {"object": obj}
-        packet = self._written(_LedgerPickler, obj, parts, self._lender)
+        packet = self._written(_LedgerPickler, obj, parts, self._lender, table)
         if packet.notes is not None and packet.notes.captures:
             with self._lock:
                 self._note(packet.notes.captures)
@@ -271,6 +300,7 @@ class Ledger:
         obj: Any,
         parts: Mapping[str, Any] | None,
         lender: Lender | None = None,
+        table: Table | None = None,
     ) -> Packet:
         plans.check()
         try:
@@ -278,6 +308,7 @@ class Ledger:
         except IndexError:
             pickler = kind()
         pickler.ledger = self
+        pickler.use(table)
         try:
             data = pickler.pickled(obj) if lender is None else pickler.gathered(obj, lender)
         except Exception as error:
@@ -296,7 +327,7 @@ class Ledger:
         if definition is not None:
             return definition
         # An error is explained where it is known how the class was come by.
-        packet = self._written(_ClassPickler, cls, None)
+        packet = self._written(_ClassPickler, cls, None, table=asking.table)
         assert packet.notes is not None
         captures, inside = packet.notes.captures, packet.notes.inside.values()
         with self._lock:
@@ -492,11 +523,15 @@ class Shelf:
         kind = type(obj)
         if id(kind) in ATOMS and not ((kind is bytes or kind is str) and len(obj) > _LONG):
             return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
+        table = None
+        if kind is Tabled:
+            obj, table = obj.obj, obj.table
         plans.check()
         try:
             pickler = _ShelfPickler.spare.pop()
         except IndexError:
             pickler = _ShelfPickler()
+        pickler.use(table)
         pickler.shelf = self
         try:
             data: bytes | Parcel = pickler.gathered(obj, self._lender)

@@ -437,6 +437,13 @@ def known_class(token: str, number: int = 0) -> Any:
     return cls
 
 
+def known_function(number: int) -> Any:
+    """A function of the owner's, by its definition."""
+    if loading.require is None:
+        raise pickle.UnpicklingError("a function was sent by its number, to who is no worker")
+    return loading.require(number)
+
+
 class _Stop(Exception):
     """Ends the making of a class."""
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     # For the type checker; `_import_engine` binds these names.
     from hookpool import _desk, _events, _scheduler, _worker, errors
     from hookpool._buffers import Lender
-    from hookpool._definitions import Ledger
+    from hookpool._definitions import Ledger, Packet
     from hookpool._driver import Driver
     from hookpool._map import Map
     from hookpool._task import Task
@@ -258,6 +258,23 @@ class HookPoolExecutor(Executor):
         else:
             packet, form = self._ledger.dump(args, {"args": args}), Form.ARGS
         return Task(future, fn, definition, form, packet.data, packet.needs, _group(fn))
+
+    def _submit_packet(
+        self, fn: Callable[..., T], packet: Packet, named: Callable[..., Any]
+    ) -> HookFuture[T]:
+        """As `submit`, where a backend has had the arguments pickled by our ledger.
+
+        Args:
+            fn: what is called with them; importable.
+            packet: the arguments, a tuple.
+            named: the function that errors name, and by which it is learnt how long calls last.
+        """
+        future: HookFuture[T] = HookFuture(self._driver)
+        self._driver.expect()
+        definition = self._ledger.call(fn)
+        task = Task(future, named, definition, Form.ARGS, packet.data, packet.needs, _group(named))
+        future._number = self._driver.submit(task)
+        return future
 
     # -- ending -----------------------------------------------------------------------------
 

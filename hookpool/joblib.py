@@ -96,6 +96,7 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._calls = 0
         self._settings: _Settings
         self._arrays: Arrays
+        self._packer: _batch.Packer
         self._configured: dict[str, Any] = {}
         #: Batches whose callback has not returned.
         self._unfinished: set[Future[Any]] = set()
@@ -155,6 +156,8 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             self._settings = self._settings_for(n_jobs, options)
             self._arrays = Arrays(max_nbytes, mmap_mode, temp_folder)
             self._workers = _stock.take(self._settings)
+            nested = __name__, self.nesting_level
+            self._packer = _batch.Packer(self._workers._ledger, self._arrays, nested)
         self._calls += 1
         return n_jobs
 
@@ -193,8 +196,8 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
                     "the workers of this Parallel have been stopped; was its generator dropped?"
                 )
             calls = func.items if isinstance(func, BatchedCalls) else func
-            parcel = _batch.dump_calls(calls, (__name__, self.nesting_level), arrays.reduce)
-            future = workers.submit(_batch.run, *parcel)
+            named = func if callable(calls) else calls[0][0]
+            future = workers._submit_packet(_batch.run, self._packer.pack(calls), named)
         except BaseException as error:
             arrays.release(arrays.take_held())
             if not isinstance(error, Exception):
@@ -204,10 +207,10 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             return failed, []
         return future, arrays.take_held()
 
-    def retrieve_result_callback(self, future: Future[_batch.Parcel]) -> Any:
+    def retrieve_result_callback(self, future: Future[Any]) -> Any:
         """The results of a batch, or what it raised."""
         try:
-            return _batch.load(future.result())
+            return future.result()
         except (errors.WorkerDied, errors.ResultLost) as error:
             terminated = TerminatedWorkerError(*error.args)
             terminated.__dict__.update(error.__dict__)

@@ -52,6 +52,7 @@ __all__ = [
     "HookPickler",
     "Pickler",
     "ReusablePickler",
+    "Table",
     "TaskPickler",
     "WorkerPickler",
     "dump",
@@ -76,6 +77,9 @@ _c_init = _CPickler.__init__
 _c_dump = _CPickler.dump
 _c_clear_memo = _CPickler.clear_memo
 _copyreg_table = copyreg.dispatch_table
+
+# Reducers by exact type, as in the `dispatch_table` of a pickler.
+Table = Mapping[type, Callable[[Any], Any]]
 
 
 def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
@@ -305,6 +309,11 @@ class ReusablePickler(HookPickler):
     def __init_subclass__(cls) -> None:
         cls.spare = []
 
+    def use(self, table: Table | None) -> None:
+        """Ask a table for reducers, in the next dump only."""
+        if table is not None:
+            self.table = self.dispatch_table = table  # ours, and what the C pickler looks at
+
     def pickled(self, obj: Any) -> bytes:
         """The pickle of an object; errors are as the C pickler raises them."""
         self.root = obj
@@ -361,6 +370,9 @@ class ReusablePickler(HookPickler):
             self.simple.clear()
         if self._lent is not None:
             self._end_loan()
+        if self.table is not None:
+            self.table = None
+            del self.dispatch_table
         self.spare.append(self)
 
     def retire(self) -> None:
@@ -396,12 +408,13 @@ def _stays(large: _Large, buffer: pickle.PickleBuffer) -> bool:
 _SMALL = 1024
 
 
-def pickled(kind: type[ReusablePickler], obj: Any) -> bytes:
+def pickled(kind: type[ReusablePickler], obj: Any, table: Table | None = None) -> bytes:
     """The pickle of an object by this kind of pickler; errors are as the C pickler raises them."""
     try:
         pickler = kind.spare.pop()
     except IndexError:
         pickler = kind()
+    pickler.use(table)
     data: bytes = pickler.pickled(obj)
     pickler.release(len(data))
     return data
@@ -528,7 +541,7 @@ class WorkerPickler(HookPickler):
         known = stamps.get(id(value))
         if known is None:
             # The value is kept too, or another one might get its id while this dump lasts.
-            known = stamps[id(value)] = _stamp(value), value
+            known = stamps[id(value)] = _stamp(value, self.table), value
         stamp: bytes = known[0]
         return stamp
 
@@ -588,9 +601,9 @@ def stands_for_itself(value: Any) -> bool:
     return False
 
 
-def _stamp(value: Any) -> bytes:
+def _stamp(value: Any, table: Table | None) -> bytes:
     with _objects.without_handing_over():
-        data = pickled(_StampPickler, value)
+        data = pickled(_StampPickler, value, table)
     if len(data) <= _SHORT:
         return data
     # Imported late: a worker has no use for it.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hookpool import _definitions, reduction
-from hookpool._definitions import Definition, Ledger
+from hookpool._definitions import Definition, Ledger, Packet, Reference
 from tests.elsewhere import Elsewhere
 
 model: Any = None
@@ -471,3 +471,88 @@ def test_a_function_in_use_is_not_the_one_that_is_forgotten(
     for fn in [counter() for _ in range(20)]:
         ledger.call(fn)
         assert ledger.call(used) is definition
+
+
+# ---- what backends use ---------------------------------------------------------------------
+
+
+def test_arguments_may_refer_to_a_function_that_crosses_once(pool: Pool) -> None:
+    count = counter()
+    inner = pool.ledger.call(count)
+    assert inner is not None
+
+    def run() -> Any:
+        definition, packet = pool.prepare(lambda fn: fn(), Reference(inner))
+        packet = Packet(packet.data, (*inner.needs, inner, *packet.needs))
+        return pool.perform(definition, packet)
+
+    assert [run(), run(), run()] == [1, 2, 3]  # it keeps what it captured, as what is called does
+
+
+def test_a_reference_means_nothing_outside_a_worker() -> None:
+    inner = Ledger().call(counter)
+    assert inner is not None
+
+    with pytest.raises(pickle.UnpicklingError, match="to who is no worker"):
+        pickle.loads(pickle.dumps(Reference(inner)))
+
+
+def test_a_dump_may_have_reducers_of_its_own(pool: Pool) -> None:
+    kind = type(itertools.count())
+    table = {kind: lambda one: (int, (str(7),))}
+    ledger = pool.ledger
+
+    with_table = ledger.dump((itertools.count(3),), None, table)
+    without = ledger.dump((itertools.count(3),))
+
+    assert pickle.loads(with_table.data) == (7,)
+    assert type(pickle.loads(without.data)[0]) is kind  # the picklers are the same ones
+
+
+class Holder:
+    def held(self) -> Any:
+        return model
+
+
+def test_the_reducers_are_asked_for_what_functions_and_classes_capture(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for its stamps: to find out what a large array is must not take pickling it."""
+    monkeypatch.setattr(sys.modules[__name__], "model", itertools.count(3))
+    table = {itertools.count: lambda one: (int, ("7",))}
+    definition = pool.ledger.call(use_model, table)
+    assert definition is not None
+    assert pool.perform(definition, pool.ledger.dump((1,))) == (7, 1)
+
+    packet = pool.ledger.dump((Holder(),), None, table)
+    again = pool.ledger.dump((Holder(),), None, table)
+    assert pool.perform(pool.prepare(lambda one: one.held())[0], packet) == 7
+    assert again.needs == packet.needs  # the class is found unchanged by the same stamps
+
+
+def test_a_function_whose_captured_objects_are_refused_has_no_definition() -> None:
+    class Refused(Exception):
+        pass
+
+    def refuse(one: Any) -> Any:
+        raise Refused
+
+    captured = itertools.count()
+    ledger = Ledger()
+
+    with pytest.raises(Refused):
+        ledger.call(lambda: captured, {itertools.count: refuse})
+    assert ledger.call(lambda: captured) is not None
+
+
+def test_a_result_may_have_reducers_of_its_own(pool: Pool) -> None:
+    def tabled() -> Any:
+        from hookpool._definitions import Tabled
+
+        return Tabled([itertools.count(3)], {itertools.count: lambda one: (int, ("7",))})
+
+    def plain() -> Any:
+        return [itertools.count(3)]
+
+    assert pool.run(tabled) == [7]
+    assert next(pool.run(plain)[0]) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -22,7 +23,7 @@ from joblib import Parallel, delayed, parallel_config  # noqa: E402
 from joblib.externals.loky.process_executor import TerminatedWorkerError  # noqa: E402
 
 import hookpool.joblib  # noqa: E402
-from hookpool import errors  # noqa: E402
+from hookpool import _buffers, errors, reduction  # noqa: E402
 from tests.joblib_tracker import stop_tracker  # noqa: E402
 from tests.processes import (  # noqa: E402
     Program,
@@ -47,6 +48,15 @@ def nothing_is_kept():
     yield
     hookpool.joblib.stop_workers()
     stop_tracker()
+
+
+@pytest.fixture
+def by_value():
+    """As if this module were the program itself: what it defines travels."""
+    module = sys.modules[__name__]
+    reduction.register_pickle_by_value(module)
+    yield
+    reduction.unregister_pickle_by_value(module)
 
 
 def parallel(n_jobs=2, **options):
@@ -609,6 +619,71 @@ def test_an_error_in_one_thread_does_not_hurt_the_call_of_another():
     assert outcomes["healthy"] == list(range(60))
 
 
+# ---- what functions capture ----------------------------------------------------------------
+
+
+class Loaded:
+    """Counts in a worker how often it is loaded there."""
+
+    def __reduce__(self):
+        return note_a_load, ()
+
+
+def note_a_load():
+    sys.hookpool_test_loads = getattr(sys, "hookpool_test_loads", 0) + 1
+    return sys.hookpool_test_loads
+
+
+def test_a_function_crosses_to_each_worker_once():
+    """And not with each batch, of which there are many."""
+    captured = Loaded()
+
+    def seen(_):
+        return os.getpid(), captured, sys.hookpool_test_loads
+
+    first = parallel(batch_size=1)(delayed(seen)(i) for i in range(20))
+    second = parallel(batch_size=3)(delayed(seen)(i) for i in range(20))
+
+    assert {tuple(loads) for _, *loads in (*first, *second)} == {(1, 1)}
+
+
+def test_functions_in_turns_cross_once_as_well():
+    def function(number):
+        captured = Loaded()
+        return lambda x: (number * x, captured)
+
+    functions = [function(number) for number in range(3)]
+    tasks = [delayed(functions[i % 3])(i) for i in range(30)]
+
+    results = parallel(batch_size=6)(tasks)
+
+    assert [value for value, _ in results] == [i % 3 * i for i in range(30)]
+    assert max(loads for _, loads in results) <= 3
+
+
+def test_a_function_that_changes_between_calls_is_sent_again():
+    factor = 1
+
+    def scaled(x):
+        return x * factor
+
+    run = parallel()
+    assert run(delayed(scaled)(i) for i in range(4)) == [0, 1, 2, 3]
+    factor = 2
+    assert run(delayed(scaled)(i) for i in range(4)) == [0, 2, 4, 6]
+
+
+def test_what_fails_to_travel_is_named_by_its_task_and_its_path():
+    lock = threading.Lock()
+
+    class Model:
+        def __init__(self, content):
+            self.content = content
+
+    with lock, pytest.raises(pickle.PicklingError, match=r"args\[1\].content"):
+        parallel(batch_size=5)(delayed(max)(i, Model(lock if i == 3 else i)) for i in range(5))
+
+
 # ---- arrays --------------------------------------------------------------------------------
 
 LARGE = 200_000  # items of 8 bytes: above the default threshold of 1 MB
@@ -850,6 +925,137 @@ def test_arrays_that_are_sent_or_returned_can_be_written_to(size):
     whole += 1
     assert whole.sum() == 2 * size
     assert reverse.sum() == size
+
+
+GLOBAL_ARRAY = None
+
+
+def about_the_global(_):
+    return about(GLOBAL_ARRAY)
+
+
+def files_of_calls(_):
+    """The files of large arrays that are mapped in a worker."""
+    with open("/proc/self/maps") as maps:
+        return [line for line in maps if "joblib_memmapping_folder" in line]
+
+
+@needs_numpy
+def test_large_arrays_that_a_function_captures_are_mapped_too(by_value, monkeypatch):
+    """A cell, a default, a global; each as the one it is in each call."""
+    captured = np.ones(LARGE)
+
+    def inside(_, default=captured):
+        return about(captured), about(default)
+
+    monkeypatch.setattr(sys.modules[__name__], "GLOBAL_ARRAY", captured)
+    with parallel(batch_size=1) as run:
+        for total in (LARGE, 2 * LARGE, 3 * LARGE):
+            closed = run(delayed(inside)(i) for i in range(4))
+            in_globals = run(delayed(about_the_global)(i) for i in range(4))
+            captured += 1
+
+            assert {one[0] for pair in closed for one in pair} == {"memmap"}
+            assert {one[3] for pair in closed for one in pair} == {total}
+            assert {one[0] for one in in_globals} == {"memmap"}
+            assert {one[3] for one in in_globals} == {total}
+
+
+@needs_numpy
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="/proc says what is mapped")
+def test_no_worker_keeps_the_memory_of_an_array_that_was_captured():
+    captured = np.ones(LARGE)
+    run = parallel(batch_size=1)
+    assert {one[0] for one in run(delayed(lambda _: about(captured))(i) for i in range(4))} == {
+        "memmap"
+    }
+
+    assert run(delayed(files_of_calls)(i) for i in range(4)) == [[]] * 4
+
+
+@needs_numpy
+def test_small_arrays_that_a_function_captures_cross_with_it():
+    captured = np.arange(5.0)
+
+    def inside(_):
+        return about(captured)
+
+    assert {one[:2] for one in parallel()(delayed(inside)(i) for i in range(4))} == {
+        ("ndarray", None)
+    }
+
+
+@needs_numpy
+def test_classes_that_refer_to_a_large_global_array_are_mapped_to_it(by_value, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "GLOBAL_ARRAY", np.ones(LARGE))
+
+    class Model:
+        def seen(self):
+            return about(GLOBAL_ARRAY)
+
+    run = parallel(batch_size=1)
+    for total in (LARGE, 2 * LARGE):
+        seen = run(delayed(Model.seen)(Model()) for _ in range(4))
+        assert {one[0] for one in seen} == {"memmap"}
+        assert {one[3] for one in seen} == {total}
+        monkeypatch.setattr(sys.modules[__name__], "GLOBAL_ARRAY", np.full(LARGE, 2.0))
+
+
+# ---- arrays in shared memory ---------------------------------------------------------------
+
+in_shared_memory = pytest.mark.skipif(
+    not _buffers.CAN_LEND, reason="no memory can be shared without a name here"
+)
+
+
+def lent_here():
+    """The arenas of shared memory that are mapped in this process."""
+    with open("/proc/self/maps") as maps:
+        return [line for line in maps if "memfd:hookpool" in line]
+
+
+@needs_numpy
+@in_shared_memory
+def test_large_results_come_back_in_shared_memory_and_it_goes_with_them():
+    results = parallel(batch_size=2)(delayed(np.full)(LARGE, i) for i in range(4))
+
+    assert [float(one[-1]) for one in results] == [0, 1, 2, 3]
+    assert lent_here()
+    hookpool.joblib.stop_workers()
+    assert [float(one.sum()) for one in results] == [0, LARGE, 2 * LARGE, 3 * LARGE]
+    results[0] += 1  # the caller's own
+    del results
+    wait_until(lambda: not lent_here())
+
+
+@needs_numpy
+@in_shared_memory
+def test_large_arguments_that_are_not_mapped_go_through_shared_memory():
+    def seen(array):
+        array += 1
+        return lent_here() != [], float(array.sum())
+
+    array = np.ones(LARGE)
+    run = parallel(max_nbytes=None, batch_size=2)
+
+    assert run(delayed(seen)(array) for _ in range(1)) == [(True, 2 * LARGE)]
+    # One array within a batch is one array there, as with joblib's own backend.
+    assert run(delayed(seen)(array) for _ in range(2))[0] == (True, 2 * LARGE)
+    assert array.sum() == LARGE
+
+
+@needs_numpy
+@in_shared_memory
+def test_a_killed_worker_leaves_no_shared_memory_behind():
+    def die(array):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(TerminatedWorkerError):
+        parallel(max_nbytes=None)(delayed(die)(np.ones(LARGE)) for _ in range(2))
+
+    hookpool.joblib.stop_workers()
+    gc.collect()
+    wait_until(lambda: not lent_here())
 
 
 # ---- pickler only --------------------------------------------------------------------------
