@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import functools
 import mmap
 import os
 import pickle
@@ -26,14 +25,38 @@ import sys
 import weakref
 from collections import deque
 
+from hookpool._borrowed import (
+    Borrowed,
+    Common,
+    Inline,
+    Mapped,
+    Tenure,
+    loads,
+    loads_again,
+    mapped,
+)
 from hookpool._slots import Arena, Slot, Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Any, TypeAlias
 
-Buffer: TypeAlias = "bytes | bytearray | memoryview"
+    from hookpool._borrowed import Buffer
+
+__all__ = [
+    "CAN_LEND",
+    "READ_ONLY",
+    "SHARED",
+    "THRESHOLD",
+    "Borrowed",
+    "Exchange",
+    "Lender",
+    "Parcel",
+    "is_borrowed",
+    "loads",
+    "loads_again",
+    "socket_pair",
+]
 
 # Smaller buffers take the pipe by default.
 THRESHOLD = 1 << 16
@@ -53,7 +76,9 @@ CAN_LEND = hasattr(os, "memfd_create") and sys.platform == "linux"
 _HEAD = struct.Struct("=BxxxIQ")
 # A part: number of the arena (0: inline), mode, offset there (or in what is inline), length.
 _PART = struct.Struct("=IIQQ")
-_SHARED = 1  # others hold it too: map it privately
+#: Others hold it, too: each loading gets a copy of its own, or a look at it.
+SHARED = 1
+READ_ONLY = 2
 
 # What travels with a descriptor: the arena's number and its size.
 _ANNOUNCEMENT = struct.Struct("=QQ")
@@ -80,7 +105,7 @@ class SharedArena(Arena):
         self._gone = gone
         super().__init__(number, slot, count, sizes)
         self.fd = _reserved(self.size)
-        self.view = memoryview(_mapped(self.fd, self.size))
+        self.view = memoryview(mapped(self.fd, self.size))
 
     def __del__(self) -> None:
         super().__del__()
@@ -107,12 +132,6 @@ def _reserved(size: int) -> int:
     return fd
 
 
-def _mapped(fd: int, size: int) -> mmap.mmap:
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, size, trackfd=False)
-    return mmap.mmap(fd, size)  # holds a descriptor of its own
-
-
 def _copy(target: memoryview, pieces: Iterable[Buffer]) -> None:
     start = 0
     for piece in pieces:
@@ -121,6 +140,18 @@ def _copy(target: memoryview, pieces: Iterable[Buffer]) -> None:
             some = source[at : at + _PIECE]
             target[start : start + len(some)] = some
             start += len(some)
+
+
+def _is_same(one: memoryview, other: Buffer) -> bool:
+    """Whether two pieces of equal length have equal content."""
+    other = memoryview(other)
+    words = len(one) // 8 * 8
+    for at in range(0, words, _PIECE):
+        stop = min(at + _PIECE, words)
+        # By words: compared by bytes it takes eight times as long.
+        if one[at:stop].cast("Q") != other[at:stop].cast("Q"):
+            return False
+    return one[words:] == other[words:]
 
 
 class Lender:
@@ -142,6 +173,8 @@ class Lender:
         self.gone: list[int] = []
         #: Whether nothing is lent any more.
         self.closed = not CAN_LEND or limit == 0
+        #: Parcels that are not dropped when they have been sent, but with the pool at the latest.
+        self._shared: weakref.WeakSet[Parcel] = weakref.WeakSet()
         _lenders.add(self)
 
     @property
@@ -153,17 +186,18 @@ class Lender:
         self,
         pickled: Sequence[Buffer],
         buffers: Iterable[pickle.PickleBuffer] = (),
-        *,
-        shared: bool = False,
+        mode: int = 0,
     ) -> Parcel:
         """A pickle ready for its journey; what is large is copied into slots here and now.
 
         Args:
             pickled: the pickle, in pieces.
             buffers: its out-of-band buffers, in order.
-            shared: whether several processes are to have the parcel at a time.
+            mode: `SHARED` or `READ_ONLY` where several processes are to have it at a time.
         """
-        parcel = Parcel(_SHARED if shared else 0)
+        parcel = Parcel(mode)
+        if mode:
+            self._shared.add(parcel)
         for pieces in (pickled, *[(buffer.raw(),) for buffer in buffers]):
             size = sum(map(len, pieces))
             parcel.add(pieces, size, self._write(pieces, size) if size >= self.threshold else None)
@@ -178,9 +212,11 @@ class Lender:
         self._slots.trim(keep)
 
     def close(self) -> None:
-        """Lend nothing more; what is lent stays until it comes back."""
+        """Lend nothing more; what is lent to one stays until it comes back."""
         self.closed = True
         self._slots.clear()
+        for parcel in list(self._shared):
+            parcel.let_go()
 
     def _write(self, pieces: Sequence[Buffer], size: int) -> Slot | None:
         """A slot with this content; None where the pipe must do."""
@@ -238,7 +274,7 @@ def _memory_of(slot: Slot, size: int) -> memoryview:
 class Parcel:
     """A pickle and its buffers on their journey; refers to its slots until it is dropped."""
 
-    __slots__ = ("_inline", "_inline_size", "_mode", "_parts", "slots")
+    __slots__ = ("__weakref__", "_inline", "_inline_size", "_mode", "_parts", "slots")
 
     def __init__(self, mode: int = 0) -> None:
         self._mode = mode
@@ -263,6 +299,35 @@ class Parcel:
         """The bytes in all parts."""
         return sum(size for *_, size in self._parts)
 
+    def is_in_memory(self) -> bool:
+        """Whether any of it is in shared memory."""
+        return any(self.slots)
+
+    def let_go(self) -> None:
+        """Be of no use any more: the memory goes back, but for what is lent."""
+        self.slots, self._parts, self._inline = [], [], []
+
+    def holds(self, pickled: Sequence[Buffer], buffers: Sequence[pickle.PickleBuffer]) -> bool:
+        """Whether this is what it would hold if it were made of these."""
+        wholes = [pickled, *[(buffer.raw(),) for buffer in buffers]]
+        return len(wholes) == len(self._parts) and all(map(self._has, range(len(wholes)), wholes))
+
+    def _has(self, at: int, pieces: Sequence[Buffer]) -> bool:
+        _, _, offset, size = self._parts[at]
+        if size != sum(map(len, pieces)):
+            return False
+        slot = self.slots[at]
+        if slot is None:
+            here = memoryview(b"".join(self._inline))[offset : offset + size]
+        else:
+            here = _memory_of(slot, size)
+        start = 0
+        for piece in pieces:
+            if not _is_same(here[start : start + len(piece)], piece):
+                return False
+            start += len(piece)
+        return True
+
     def arenas(self) -> set[Arena]:
         """The arenas in which parts of it are."""
         return {slot.arena for slot in self.slots if slot is not None}
@@ -274,7 +339,7 @@ class Parcel:
 
     def inline(self) -> bytes:
         """What a row carries to somebody who cannot be lent anything."""
-        plain = Parcel()
+        plain = Parcel(self._mode)
         inline = memoryview(b"".join(self._inline))
         for (_, _, offset, size), slot in zip(self._parts, self.slots, strict=True):
             raw = inline[offset : offset + size] if slot is None else _memory_of(slot, size)
@@ -282,156 +347,9 @@ class Parcel:
         return plain.packed(0)
 
 
-# -- what is borrowed ---------------------------------------------------------------------------
-
-
-class _Mapped:
-    """An arena of somebody else's, as it is mapped here."""
-
-    __slots__ = ("_exporter", "_mapping", "fd", "size")
-
-    def __init__(self, fd: int, size: int) -> None:
-        self.fd = fd
-        self.size = size
-        self._mapping = _mapped(fd, size)
-        self._exporter = _exporter(size)
-
-    def whole(self, lease: int, ended: Callable[[int], None]) -> memoryview:
-        """All of it, in the name of a lease: `ended` is called when the last view is gone."""
-        exporter = self._exporter.from_buffer(self._mapping)
-        exporter.lease = lease
-        exporter.ended = ended
-        return memoryview(exporter).cast("B")
-
-    def private(self, offset: int, length: int, tenure: _Tenure) -> memoryview:
-        """A part, mapped so that nobody else sees what is written to it here."""
-        more = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-        flags = mmap.MAP_PRIVATE
-        mapping = _PrivateMapping(self.fd, length, flags, offset=offset, **more)
-        mapping.tenure = tenure
-        return memoryview(mapping)
-
-    def isolate(self, offset: int, length: int) -> None:
-        """Make a part of the mapping private in place: same addresses, same content."""
-        import ctypes
-
-        base = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
-        _libc_mmap()(
-            base + offset,
-            length,
-            mmap.PROT_READ | mmap.PROT_WRITE,
-            mmap.MAP_PRIVATE | _MAP_FIXED,
-            self.fd,
-            offset,
-        )
-
-    def __del__(self) -> None:
-        os.close(self.fd)
-
-
-_MAP_FIXED = 0x10
-
-
-class _Tenure:
-    """A lease of what others hold, too; it ends with the last reference to this."""
-
-    __slots__ = ("_ended", "_lease")
-
-    def __init__(self, lease: int, ended: Callable[[int], None]) -> None:
-        self._ended = ended
-        self._lease = lease
-
-    def __del__(self) -> None:
-        self._ended(self._lease)
-
-
-class _PrivateMapping(mmap.mmap):
-    """The exporter of a private copy."""
-
-    tenure: _Tenure
-
-
-class _Common:
-    """A part that others hold, too: each time that it is loaded is a copy of its own."""
-
-    __slots__ = ("_arena", "_length", "_offset", "_tenure")
-
-    def __init__(self, arena: _Mapped, offset: int, length: int, tenure: _Tenure) -> None:
-        self._arena = arena
-        self._offset = offset
-        self._length = length
-        self._tenure = tenure
-
-    def copy(self) -> memoryview:
-        return self._arena.private(self._offset, self._length, self._tenure)
-
-
-@functools.lru_cache(64)
-def _exporter(size: int) -> Any:
-    """The type of exporters of arenas of this size.
-
-    From ctypes, because before Python 3.12 nothing else that is written in Python can export the
-    memory of another object; imported late, because few processes need it.
-    """
-    import ctypes
-
-    class Exporter(ctypes.c_ubyte * size):  # type: ignore[misc]
-        __slots__ = ("ended", "lease")
-
-        def __del__(self) -> None:
-            self.ended(self.lease)
-
-    return Exporter
-
-
-@functools.cache
-def _libc_mmap() -> Any:
-    import ctypes
-
-    function = ctypes.CDLL(None, use_errno=True).mmap
-    function.restype = ctypes.c_void_p
-    integers = ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
-    function.argtypes = (ctypes.c_void_p, *integers)
-    return function
-
-
-class Borrowed:
-    """What has arrived; its leases end when neither it nor anything loaded from it is left."""
-
-    __slots__ = ("_error", "_parts")
-
-    def __init__(self, parts: list[Buffer | _Common], error: OSError | None = None) -> None:
-        self._parts = parts
-        #: Why the parts are not there.
-        self._error = error
-
-    def loads(self) -> Any:
-        """Unpickle it: once only, unless it was sent to be shared."""
-        if self._error is not None:
-            raise self._error
-        parts = iter([part.copy() if isinstance(part, _Common) else part for part in self._parts])
-        return pickle.loads(next(parts), buffers=parts)
-
-    def load_once(self) -> Any:
-        """Unpickle it; from then on only what was loaded keeps its memory."""
-        value = self.loads()
-        self._parts = []  # not before: an interrupted loading may be tried again
-        return value
-
-
 def is_borrowed(payload: Buffer) -> bool:
     """Whether a payload is a parcel's, and not a pickle."""
     return bool(payload) and not payload[0]
-
-
-def loads(data: Buffer | Borrowed) -> Any:
-    """Unpickle what has arrived."""
-    return data.load_once() if type(data) is Borrowed else pickle.loads(data)  # type: ignore[arg-type]
-
-
-def loads_again(data: Buffer | Borrowed) -> Any:
-    """As `loads`, and it can be loaded again: only what came of one loading is to be kept."""
-    return data.loads() if type(data) is Borrowed else pickle.loads(data)  # type: ignore[arg-type]
 
 
 # -- between two processes ----------------------------------------------------------------------
@@ -475,9 +393,9 @@ class Exchange:
         #: Whether the other side shall let go of memory that nobody uses.
         self._trims = False
         #: Their arenas, by number.
-        self._arenas: dict[int, _Mapped] = {}
+        self._arenas: dict[int, Mapped] = {}
         #: What is in use here, by lease: where it is mapped, and whether others see what we write.
-        self._borrowed: dict[int, tuple[_Mapped, int, int, bool]] = {}
+        self._borrowed: dict[int, tuple[Mapped, int, int, bool]] = {}
         #: Those of them that a forked child may use.
         self._tainted: set[int] = set()
         _exchanges.add(self)
@@ -545,7 +463,7 @@ class Exchange:
             for _, _, data in rights:  # none, if this process has no descriptor left
                 [fd] = array.array("i", data)
                 with contextlib.suppress(OSError):  # no address space left
-                    self._arenas[number] = _Mapped(fd, size)
+                    self._arenas[number] = Mapped(fd, size)
 
     def borrow(self, payload: Buffer) -> Borrowed:
         """What the payload of a row refers to; where it cannot be mapped, loading it raises."""
@@ -555,13 +473,15 @@ class Exchange:
         start = _HEAD.size + count * _PART.size
         inline = payload[start:]
         entries = list(_PART.iter_unpack(payload[_HEAD.size : start]))
-        parts: list[Buffer | _Common] = []
+        parts: list[Buffer | Common | Inline] = []
         try:
             for lease, (number, mode, offset, length) in enumerate(entries, first):
+                part = inline[offset : offset + length]
                 if number:
                     parts.append(self._part(lease, number, mode, offset, length))
+                elif mode:
+                    parts.append(Inline(part, mode == READ_ONLY))
                 else:
-                    part = inline[offset : offset + length]
                     # Of several tasks in one message each gets memory of its own, to write to.
                     parts.append(bytearray(part) if parts else part)
         except OSError as error:
@@ -576,7 +496,7 @@ class Exchange:
 
     def _part(
         self, lease: int, number: int, mode: int, offset: int, length: int
-    ) -> memoryview | _Common:
+    ) -> memoryview | Common:
         arena = self._arenas.get(number)
         if arena is None:
             self.take_arenas()
@@ -586,9 +506,10 @@ class Exchange:
                 "the shared memory of this data could not be mapped here: most likely the limit "
                 "of open files (ulimit -n) or of memory (ulimit -v) is reached"
             )
-        self._borrowed[lease] = arena, offset, length, mode != _SHARED
-        if mode == _SHARED:
-            return _Common(arena, offset, length, _Tenure(lease, self._end))
+        self._borrowed[lease] = arena, offset, length, not mode
+        if mode:
+            tenure = Tenure(lease, self._end)
+            return Common(arena, offset, length, tenure, mode == READ_ONLY)
         return arena.whole(lease, self._end)[offset : offset + length]
 
     def _end(self, lease: int) -> None:

@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from hookpool import _wire
+from hookpool._buffers import Parcel
 from hookpool._spin import Spin
 from hookpool._task import Task, end_of_run, run_frame
 from hookpool._wire import Form, Kind
@@ -129,7 +130,10 @@ class Worker:
         for definition in definitions:
             if definition.number not in self.definitions:
                 self.definitions.add(definition.number)
-                buffers += _wire.frame(Kind.DEFINE, definition.number, definition.data)
+                data = definition.data
+                body = self.exchange.lend(data) if isinstance(data, Parcel) else data
+                kind = Kind.HAND if definition.is_for_each else Kind.DEFINE
+                buffers += _wire.frame(kind, definition.number, body)
 
     def forget(self, number: int) -> None:
         """Tell it that a definition is gone, if it has it."""

@@ -22,8 +22,9 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookpool import _classes, _rebuild
-from hookpool._buffers import Lender, Parcel, loads
+from hookpool._buffers import READ_ONLY, SHARED, Borrowed, Lender, Parcel, loads, loads_again
 from hookpool._functions import ATOMS
+from hookpool._handle import Handle, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
 from hookpool._plans import plans
@@ -57,29 +58,36 @@ class Definition:
 
     Attributes:
         number: greater than 0; later definitions have greater numbers.
-        data: what `Shelf.define` takes.
+        data: what `Shelf.define` takes, or a parcel for as many workers as there are.
         needs: all definitions it refers to, each after those that it needs itself.
+        is_for_each: whether it is not a function or class but what each task gets a copy of.
     """
 
-    __slots__ = ("__weakref__", "_classes", "_forgotten", "data", "needs", "number")
+    __slots__ = (
+        "__weakref__", "_classes", "_forgotten", "data", "is_for_each", "needs", "number",
+    )  # fmt: skip
 
     def __init__(
         self,
         number: int,
-        data: bytes,
+        data: bytes | Parcel,
         needs: tuple[Definition, ...],
         classes: tuple[Any, ...],
-        forgotten: deque[int],
+        forgotten: Forgotten,
+        is_for_each: bool = False,
     ) -> None:
         self.number = number
         self.data = data
         self.needs = needs
+        self.is_for_each = is_for_each
         # A result may name a class by its token alone: it must not be gone by then.
         self._classes = classes
         self._forgotten = forgotten
 
     def __del__(self) -> None:
         self._forgotten.append(self.number)
+        if type(self.data) is Parcel:
+            self._forgotten.wake()
 
     def __repr__(self) -> str:
         return f"<Definition {self.number}, {len(self.data)} bytes>"
@@ -105,6 +113,13 @@ class Tabled:
     def __init__(self, obj: Any, table: Table) -> None:
         self.obj = obj
         self.table = table
+
+
+class Forgotten(deque[int]):
+    """Numbers that mean nothing any more; only ever appended to, by finalizers."""
+
+    #: Called when it should not wait until the next task is sent that workers hear of it.
+    wake: Callable[[], None] = staticmethod(lambda: None)
 
 
 class Packet:
@@ -182,8 +197,9 @@ class Ledger:
 
     def __init__(self, lender: Lender | None = None) -> None:
         self._lender = lender or Lender(0)
-        #: Numbers that mean nothing any more; only ever appended to, by finalizers.
-        self.forgotten: deque[int] = deque()
+        #: By which handles know whose they are, without keeping the ledger alive.
+        self._token = object()
+        self.forgotten = Forgotten()
         self._numbers = itertools.count(1)
         #: Guards the four below.
         # Re-entrant, for a signal handler that submits while its own thread is in here: it finds
@@ -266,6 +282,37 @@ class Ledger:
         with self._lock:
             if id(fn) in self._functions:
                 self._functions.move_to_end(id(fn))
+
+    def put(self, obj: Any, read_only: bool = False) -> Handle:
+        """What stands for an object, as it is now, in all that is dumped from now on.
+
+        Args:
+            obj: any object.
+            read_only: whether all tasks of a worker get the same one, with read-only buffers; if
+                not, each gets one of its own.
+
+        Raises:
+            pickle.PicklingError: something in it cannot travel.
+        """
+        lender: Any = _Sharing(self._lender, READ_ONLY if read_only else SHARED)
+        packet = self._written(_LedgerPickler, obj, {"object": obj}, lender)
+        data, notes = packet.data, packet.notes
+        with self._lock:
+            definition = self._define(data, packet.needs, (), not read_only)
+            if notes is not None:
+                self._note(notes.captures)
+        is_shared = type(data) is Parcel and data.is_in_memory()
+        return Handle(definition, self._token, type(obj).__name__, is_shared)
+
+    def refer_to(self, handle: Handle) -> Definition:
+        """The definition behind a handle.
+
+        Raises:
+            pickle.PicklingError: it is another ledger's.
+        """
+        refuse_stranger(handle, self._token)
+        definition: Definition = handle.definition
+        return definition
 
     def dump(
         self, obj: Any, parts: Mapping[str, Any] | None = None, table: Table | None = None
@@ -357,9 +404,14 @@ class Ledger:
         return entry.definition
 
     def _define(
-        self, data: bytes, needs: tuple[Definition, ...], classes: tuple[Any, ...]
+        self,
+        data: bytes | Parcel,
+        needs: tuple[Definition, ...],
+        classes: tuple[Any, ...],
+        is_for_each: bool = False,
     ) -> Definition:
-        return Definition(next(self._numbers), data, needs, classes, self.forgotten)
+        number = next(self._numbers)
+        return Definition(number, data, needs, classes, self.forgotten, is_for_each)
 
     def _note(self, captures: _Captures) -> None:
         """These values are now written for a worker."""
@@ -391,6 +443,30 @@ class Ledger:
         entries.move_to_end(id(obj))
         while len(entries) > KEPT:
             entries.popitem(last=False)
+
+
+class _Sharing:
+    """In the place of a lender, for what several workers will have.
+
+    Args:
+        lender: whose memory it is.
+        mode: see `Lender.parcel`.
+    """
+
+    __slots__ = ("_lender", "_mode")
+
+    def __init__(self, lender: Lender, mode: int) -> None:
+        self._lender = lender
+        self._mode = mode
+
+    def least(self) -> int:
+        """From which size on something is worth a parcel."""
+        # In a small pickle nothing could be read-only.
+        return 1 if self._mode == READ_ONLY else self._lender.least()
+
+    def parcel(self, pickled: list[Any], buffers: list[pickle.PickleBuffer]) -> Parcel:
+        """As a lender's."""
+        return self._lender.parcel(pickled, buffers, self._mode)
 
 
 def _is_definable(fn: Any) -> bool:
@@ -455,12 +531,22 @@ class _LedgerPickler(TaskPickler):
         assert ledger is not None
         return self._reference(known, ledger.class_definition(cls, known.version, self))
 
+    def reduce_handle(self, handle: Handle) -> Any:
+        """A reference to what was put."""
+        assert self.ledger is not None
+        definition = self.ledger.refer_to(handle)
+        self._need(definition)
+        return _rebuild.handed, (definition.number,)
+
     def _reference(self, known: _rebuild.Identity, definition: Definition) -> tuple[Any, ...]:
+        self._need(definition)
+        return _rebuild.known_class, (known.token, definition.number)
+
+    def _need(self, definition: Definition) -> None:
         needs = self.noted().needs
         for needed in definition.needs:
             needs[needed.number] = needed
         needs[definition.number] = definition
-        return _rebuild.known_class, (known.token, definition.number)
 
 
 class _ClassPickler(_LedgerPickler):
@@ -489,7 +575,9 @@ class Shelf:
 
     def __init__(self, lender: Lender | None = None) -> None:
         self._lender = lender or Lender(0)
-        self._data: dict[int, bytes] = {}
+        self._data: dict[int, bytes | Borrowed] = {}
+        #: What is not loaded once and for all, but anew for each task.
+        self._handed: dict[int, bytes | Borrowed] = {}
         self._objects: dict[int, Any] = {}
         #: The owner's classes that each definition brought, and how many brought each, by its id.
         self._classes: dict[int, list[Any]] = {}
@@ -497,13 +585,18 @@ class Shelf:
         self._newest = 0
         self._require = self.function  # made once
 
-    def define(self, number: int, data: bytes) -> None:
+    def define(self, number: int, data: bytes | Borrowed) -> None:
         """Take a definition; what is wrong with it shows when it is used."""
         self._data[number] = data
+
+    def hand(self, number: int, data: bytes | Borrowed) -> None:
+        """As `define`, of what each task gets a copy of."""
+        self._handed[number] = data
 
     def forget(self, number: int) -> None:
         """Drop a definition that the owner has dropped."""
         self._data.pop(number, None)
+        self._handed.pop(number, None)
         self._objects.pop(number, None)
         self._brought.subtract(map(id, self._classes.pop(number, ())))
 
@@ -546,6 +639,8 @@ class Shelf:
         return self._brought[id(cls)] > 0
 
     def _load_definition(self, number: int) -> Any:
+        if number in self._handed:
+            return self._loads(self._handed[number], number, loads_again)
         classes: list[Any] = []
         outer, loading.classes = loading.classes, classes
         try:
@@ -559,11 +654,11 @@ class Shelf:
         self._newest = max(self._newest, number)
         return obj
 
-    def _loads(self, data: Any, number: int) -> Any:
+    def _loads(self, data: Any, number: int, load: Callable[[Any], Any] = loads) -> Any:
         outer, require = loading.number, loading.require
         loading.number, loading.require = number, self._require
         try:
-            return loads(data)
+            return load(data)
         finally:
             loading.number, loading.require = outer, require
 

@@ -81,6 +81,7 @@ class Driver(Reader):
                 return
             self._poller = Poller()
             self._alarm = Alarm()
+            self._ledger.forgotten.wake = self._note_release
             self._poller.watch(self._alarm.fd, None)
             _living.add(self)
             _register_exit()
@@ -98,6 +99,7 @@ class Driver(Reader):
             assert self._poller is not None
             self._poller.close()
             self._alarm = None
+        del self._ledger.forgotten.wake  # which would keep us alive
         self._lender.close()
 
     def after_fork(self) -> None:
@@ -191,8 +193,16 @@ class Driver(Reader):
 
     # -- shared memory ----------------------------------------------------------------------
 
+    def _note_release(self) -> None:
+        """Something large is used no more; called by finalizers."""
+        self._note_large()
+        self._wake()
+
     def _pass_news(self) -> None:
         """Tell workers at once what has become of their memory, where that is much."""
+        if self._ledger.forgotten:
+            with self._lock, self._transition:
+                self._forget_definitions()
         for worker in list(self._workers.values()):
             if worker.exchange.is_urgent():
                 with self._lock, self._transition:

@@ -30,6 +30,7 @@ from typing import Any
 from hookpool import _classes, _containers, _rebuild
 from hookpool import _rebuild_objects as there
 from hookpool._exceptions import reduce_exception
+from hookpool._handle import Handle, reduce_handle
 from hookpool._importable import (
     is_importable,
     is_module_importable,
@@ -453,6 +454,7 @@ def without_handing_over() -> Iterator[None]:
 _ordered: Any = collections.OrderedDict()
 
 PLANS: dict[type, Plan] = {
+    Handle: reduce_handle,
     object: _reduce_bare_object,
     ModuleType: _reduce_module,
     MethodType: _reduce_method,

@@ -44,6 +44,7 @@ class Kind(IntEnum):
 
     # owner to worker
     DEFINE = 1  # number = that of the definition; body = its pickle
+    HAND = 11  # the same; it is loaded anew for each task that refers to it
     FORGET = 2  # number = that of the definition
     TASKS = 3  # number = how many tasks; body = a run
     EXIT = 4

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
+    from hookpool._buffers import Borrowed
+
 # The longest that the result of a finished task waits for company (DESIGN: "by the millisecond").
 FLUSH_SECONDS = 0.001
 # Results of this size together are worth a write of their own: more would only use memory.
@@ -317,8 +319,9 @@ class _Worker:
             case Kind.TASKS:
                 self._queue.append(_wire.run(frame))
             case Kind.DEFINE:
-                data = _NO_ROOM if frame.is_cut else bytes(frame.body)
-                self._shelf.define(frame.number, data)
+                self._shelf.define(frame.number, self._definition(frame))
+            case Kind.HAND:
+                self._shelf.hand(frame.number, self._definition(frame))
             case Kind.FORGET:
                 self._shelf.forget(frame.number)
             case Kind.NEWS:
@@ -326,6 +329,11 @@ class _Worker:
                     self._exchange.heard(frame.body)
             case Kind.EXIT:
                 self._exiting = True
+
+    def _definition(self, frame: _wire.Frame) -> bytes | Borrowed:
+        if frame.is_cut:
+            return _NO_ROOM
+        return self._exchange.borrow(frame.body) if is_borrowed(frame.body) else bytes(frame.body)
 
     # -- a run of tasks ---------------------------------------------------------------------
 

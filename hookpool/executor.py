@@ -239,6 +239,38 @@ class HookPoolExecutor(Executor):
             raise
         return run.results(deadline, None if buffersize is None else self)
 
+    def put(self, obj: Any, *, read_only: bool = False) -> Any:
+        """Keep an object for all tasks of this pool: what is returned stands for it, and is cheap.
+
+        Wherever it is in the arguments of a call, or in what its function captures, the task finds
+        the object itself. It is pickled and copied once, now, and sent to each worker once; large
+        buffers in it are in shared memory, which goes back when the last reference to what is
+        returned is gone, and the tasks that were given it are done. Past the pool's limit of
+        shared memory it goes through the pipes, to each worker once.
+
+        Args:
+            obj: any object; later changes to it are not seen by tasks.
+            read_only: by default each task gets a copy of its own and may write to it: of the
+                large buffers only the pages that it writes to are copied, but all else is
+                unpickled for each task. If true, it is unpickled once in each worker, its buffers
+                cannot be written to, and tasks must leave the rest of it as it is, too.
+
+        Raises:
+            pickle.PicklingError: something in it cannot travel; the message says where it is.
+            BrokenProcessPool: the pool is broken.
+            RuntimeError: the pool is shut down, or belongs to the parent of a forked process.
+
+        Example:
+            >>> with HookPoolExecutor(2) as pool:
+            ...     table = pool.put({n: n * n for n in range(100_000)}, read_only=True)
+            ...     list(pool.map(lambda table, n: table[n], [table] * 3, [7, 8, 9]))
+            [49, 64, 81]
+        """
+        driver = self._driver
+        driver.check_open()
+        driver.expect()
+        return self._ledger.put(obj, read_only)
+
     def _task(
         self,
         future: HookFuture[Any],

@@ -17,6 +17,7 @@ import pytest
 
 from hookpool import _buffers
 from hookpool._buffers import (
+    SHARED,
     THRESHOLD,
     Borrowed,
     Exchange,
@@ -56,7 +57,7 @@ class Pair:
 def parcel(lender: Lender, obj: Any, *, shared: bool = False) -> Any:
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(obj, 5, buffer_callback=buffers.append)
-    return lender.parcel((data,), buffers, shared=shared)
+    return lender.parcel((data,), buffers, SHARED if shared else 0)
 
 
 @pytest.fixture

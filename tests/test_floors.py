@@ -29,9 +29,9 @@ FLOORS = [
     ["_plans", "_buffers"],
     ["_phases"],
     ["_functions"],
-    ["_objects"],
+    ["_objects", "_borrowed"],
     ["_containers", "_exceptions", "_type_forms"],
-    ["_classes", "_rebuild_objects", "_wire"],
+    ["_classes", "_handle", "_rebuild_objects", "_wire"],
     ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_slots"],  # 0
     [
         "_alarm",
@@ -83,6 +83,7 @@ LONG_FOR_A_REASON: dict[str, str] = {
 PARTS = {
     "_arrays": "joblib",
     "_batch": "joblib",
+    "_borrowed": "buffers",
     "_classes": "reduction",
     "_code": "reduction",
     "_containers": "reduction",

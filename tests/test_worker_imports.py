@@ -16,6 +16,7 @@ from tests.test_context import in_child
 #: Of hookpool.
 NEEDED = {
     "hookpool",
+    "hookpool._borrowed",
     "hookpool._buffers",
     "hookpool._classes",
     "hookpool._code",
@@ -23,6 +24,7 @@ NEEDED = {
     "hookpool._definitions",
     "hookpool._exceptions",
     "hookpool._functions",
+    "hookpool._handle",
     "hookpool._importable",
     "hookpool._lifeline",
     "hookpool._objects",
@@ -96,6 +98,7 @@ def test_a_program_imports_little_before_it_has_a_fork_server_started() -> None:
     assert modules(" ".join(found)) == (
         {
             "hookpool",
+            "hookpool._borrowed",
             "hookpool._buffers",
             "hookpool._cpus",
             "hookpool._forkserver",

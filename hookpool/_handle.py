@@ -1,0 +1,68 @@
+"""What stands for an object that a pool has been given once and for all its tasks.
+
+Owns `Handle` and how it is pickled: for a task of its own pool as a reference to a definition, for
+anything else as something that says so when it is loaded.  What a definition is, where its memory
+is and who has it already are the business of `_definitions` and `_buffers`.  Any thread may do
+anything with a handle.
+"""
+
+from __future__ import annotations
+
+import pickle
+
+from hookpool import _rebuild
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Handle:
+    """Arrives in a task as the object that was `put`; lets go of it when the last one dies."""
+
+    __slots__ = ("__weakref__", "_is_shared", "_of", "definition", "owner")
+
+    def __init__(self, definition: Any, owner: object, of: str, is_shared: bool) -> None:
+        #: What keeps the object: what tasks refer to.
+        self.definition = definition
+        #: A token of the ledger that made it.
+        self.owner = owner
+        self._of = of
+        self._is_shared = is_shared
+
+    def __reduce__(self) -> Any:
+        raise pickle.PicklingError(_ELSEWHERE)
+
+    def __copy__(self) -> Handle:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Handle:
+        return self
+
+    def __repr__(self) -> str:
+        where = "in shared memory" if self._is_shared else "goes to each worker by its pipe"
+        return f"<handle of {self._of}: {len(self.definition.data)} bytes, {where}>"
+
+
+_ELSEWHERE = (
+    "a handle made by put() means something only in what is sent to tasks of the pool that made "
+    "it: in their functions and arguments, not in results, other pools, queues or files"
+)
+
+
+def reduce_handle(pickler: Any, handle: Handle) -> Any:
+    """The reduce value of a handle, for any of our picklers.
+
+    Those that do not write for tasks do not refuse it here: an error elsewhere in the same object
+    is found by trying its parts with one of them.
+    """
+    refer = getattr(pickler, "reduce_handle", None)
+    if refer is not None:
+        return refer(handle)
+    return _rebuild.handed, (handle.definition.number,)
+
+
+def refuse_stranger(handle: Handle, owner: object) -> None:
+    """Raise for a handle of another pool."""
+    if handle.owner is not owner:
+        raise pickle.PicklingError(_ELSEWHERE)
