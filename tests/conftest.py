@@ -41,7 +41,8 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
-#: All tests of these files are smoke tests: every launch mode, every example, the pickler.
+#: All tests of these files are smoke tests: every launch mode, every example, the pickler. Others
+#: are marked one by one: CPython's own tests of what we stand in for.
 SMOKE = {
     f"test_{n}" for n in ("definitions", "docs", "exports", "interactive", "reduction", "wire")
 }

@@ -56,7 +56,9 @@ def check(result, method, deviations):
     assert passed == least if sys.version_info[:3] == (3, 13, 0) else passed >= least
 
 
-@pytest.mark.parametrize("method", ["hookpool", "spawn", "forkserver", "fork"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("hookpool", marks=pytest.mark.smoke), "spawn", "forkserver", "fork"]
+)
 def test_the_standard_tests_pass(method):
     check(run(method), method, DEVIATIONS | KILLED_CHILD)
 

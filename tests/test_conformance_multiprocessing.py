@@ -58,6 +58,7 @@ def run_suite(binding: str, *classes: str, timeout: float) -> tuple[int, int, in
     return ran, passed, skipped
 
 
+@pytest.mark.smoke
 @pytest.mark.timeout(120)
 def test_a_quick_part_of_the_suite_passes() -> None:
     _, passed, _ = run_suite("default", *QUICK, timeout=110)

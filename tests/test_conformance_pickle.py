@@ -50,6 +50,7 @@ INTERPRETERS = {
 }
 
 
+@pytest.mark.smoke
 def test_the_interpreters_own_tests_pass_but_for_what_we_promise_otherwise() -> None:
     expected = INTERPRETERS.get(sys.version_info[:2])
     if expected is None:
