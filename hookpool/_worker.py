@@ -62,6 +62,9 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 
+# Whose frames come before those of the task in a traceback, and say nothing to the user.
+_OURS = frozenset({__name__, "hookpool._batch"})
+
 #: How many pools are above this process: 0 in the user's own.
 depth = 0
 
@@ -501,9 +504,8 @@ class _Worker:
 
     def _dump_error(self, error: BaseException) -> bytes:
         """The exception and its traceback as text; a stand-in for one that does not travel."""
-        # Frames of hookpool at the top say nothing to the user.
         inner = error.__traceback__
-        while inner is not None and inner.tb_frame.f_globals.get("__name__") == __name__:
+        while inner is not None and inner.tb_frame.f_globals.get("__name__") in _OURS:
             inner = inner.tb_next
         text = _traceback(error, inner)
         try:

@@ -444,6 +444,82 @@ def test_the_import_of_joblib_may_fail_in_a_task():
     assert parallel()([delayed(lambda: len(sys.meta_path))()]) == [len(sys.meta_path)]
 
 
+def test_a_parallel_in_threads_of_a_worker_is_the_last_one_that_is_parallel():
+    def innermost(_):
+        backend, _ = joblib.parallel.get_active_backend()
+        return type(backend).__name__, threading.get_ident(), os.getpid()
+
+    def inner(_):
+        here = threading.get_ident(), os.getpid()
+        return here, Parallel(n_jobs=2)(delayed(innermost)(i) for i in range(3))
+
+    def outer():
+        return Parallel(n_jobs=2)(delayed(inner)(i) for i in range(3))
+
+    for own, below in parallel()([delayed(outer)()])[0]:
+        assert {name for name, *_ in below} == {"SequentialBackend"}
+        assert {tuple(where) for _, *where in below} == {own}
+
+
+@needs_backend_options
+def test_an_initializer_that_fails_is_an_error_with_its_cause():
+    def init():
+        raise ArithmeticError("on purpose")
+
+    with pytest.raises(BrokenProcessPool) as caught:
+        parallel(initializer=init)(delayed(abs)(i) for i in range(4))
+
+    assert isinstance(caught.value.__cause__, ArithmeticError)
+    assert parallel()([delayed(abs)(-1)]) == [1]
+
+
+# ---- batches and dispatch ------------------------------------------------------------------
+
+
+class Submits:
+    """Notes the size of each batch that a backend gets."""
+
+    def __init__(self, monkeypatch):
+        self.sizes = []
+        submit = hookpool.joblib.HookPoolBackend.submit
+
+        def noted(backend, func, callback=None):
+            self.sizes.append(len(func))
+            return submit(backend, func, callback)
+
+        monkeypatch.setattr(hookpool.joblib.HookPoolBackend, "submit", noted)
+
+
+def test_batches_of_short_tasks_grow_and_start_small_in_the_next_call(monkeypatch):
+    submits = Submits(monkeypatch)
+    for _ in range(2):
+        submits.sizes.clear()
+        parallel()(delayed(abs)(i) for i in range(5000))
+
+        assert sum(submits.sizes) == 5000
+        assert submits.sizes[0] == 1
+        assert max(submits.sizes) >= 64
+
+
+def test_no_more_tasks_are_taken_ahead_than_pre_dispatch_says(tmp_path):
+    taken = []
+
+    def tasks():
+        for number in range(50):
+            taken.append(number)
+            yield delayed(wait_for)(tmp_path / "go", len(taken))
+
+    def wait_for(go, number):
+        wait_until(go.exists, 30)
+        return number
+
+    results = parallel(pre_dispatch=5, batch_size=1, return_as="generator")(tasks())
+    assert taken == [0, 1, 2, 3, 4]
+    (tmp_path / "go").touch()
+
+    assert list(results) == list(range(1, 51))
+
+
 # ---- generators ----------------------------------------------------------------------------
 
 
@@ -499,7 +575,9 @@ def test_an_error_carries_the_traceback_of_the_worker():
     with pytest.raises(LookupError, match="on purpose") as caught:
         parallel()([delayed(fail)()])
 
-    assert "in fail" in str(caught.value.__cause__)
+    text = str(caught.value.__cause__)
+    assert "in fail" in text
+    assert "hookpool/_" not in text  # none of our own frames before it
 
 
 def test_workers_survive_an_error_where_nothing_else_runs():
@@ -866,14 +944,74 @@ def test_one_array_under_many_names_is_one_file():
     assert a == b
 
 
-@needs_numpy
-def test_files_are_gone_after_an_error(tmp_path):
+def end_by_an_error(run, array):
     def fail_with(array):
         raise LookupError(array.filename)
 
-    with pytest.raises(LookupError):
-        parallel(temp_folder=str(tmp_path))([delayed(fail_with)(np.ones(LARGE))])
+    with pytest.raises(LookupError, match="joblib_memmapping_folder"):
+        run()([delayed(fail_with)(array)])
 
+
+def end_by_a_killed_worker(run, array):
+    def die(array):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(TerminatedWorkerError):
+        run()(delayed(die)(array) for _ in range(2))
+
+
+def end_by_a_timeout(run, array):
+    with pytest.raises(multiprocessing.TimeoutError):
+        run(timeout=0.1)(delayed(lambda _: time.sleep(30))(array) for _ in range(2))
+
+
+def end_by_dropping_the_generator(run, array):
+    results = run(return_as="generator", batch_size=1)(
+        delayed(lambda _, seconds: time.sleep(seconds))(array, seconds) for seconds in (0, 30, 30)
+    )
+    next(results)
+    with pytest.warns(UserWarning, match="cancelled"):
+        results.close()
+
+
+def end_by_what_cannot_travel(run, array):
+    lock = threading.Lock()
+    with lock, pytest.raises(pickle.PicklingError):
+        run()(delayed(id)((array, lock)) for _ in range(2))
+
+
+def end_by_an_interrupt(run, array):
+    def interrupt(array, pid):
+        os.kill(pid, signal.SIGINT)
+        time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()([delayed(interrupt)(array, os.getpid())])
+
+
+@needs_numpy
+@pytest.mark.parametrize(
+    "end",
+    [
+        end_by_an_error,
+        end_by_a_killed_worker,
+        end_by_a_timeout,
+        end_by_dropping_the_generator,
+        end_by_what_cannot_travel,
+        end_by_an_interrupt,
+    ],
+)
+def test_files_are_gone_however_a_call_ends_and_the_next_one_works(tmp_path, end):
+    array = np.ones(LARGE)
+
+    def run(**options):
+        return parallel(temp_folder=str(tmp_path), **options)
+
+    end(run, array)
+
+    assert list(tmp_path.iterdir()) == []
+    ((kind, *_),) = run()([delayed(about)(array)])
+    assert kind == "memmap"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -190,6 +190,43 @@ def test_the_configuration_of_sklearn_reaches_workers():
     assert {config["working_memory"] for config in seen} == {123}
 
 
+def test_the_configuration_reaches_what_an_estimator_runs_in_a_worker():
+    class Told(BaseEstimator):
+        def fit(self, X, y):
+            self.memory_ = sklearn.get_config()["working_memory"]
+            return self
+
+        def score(self, X, y):
+            return float(self.memory_)
+
+    with sklearn.config_context(working_memory=321), parallel_config("hookpool", n_jobs=2):
+        scores = cross_val_score(Told(), X, y, cv=4)
+
+    assert set(scores) == {321.0}
+
+
+@pytest.mark.parametrize("action", ["ignore", "always"])
+def test_warnings_are_filtered_in_workers_as_here(action):
+    def caught():
+        import io
+        import sys
+
+        sys.stderr, kept = io.StringIO(), sys.stderr
+        try:
+            warnings.warn("as told", RuntimeWarning, stacklevel=1)
+            return sys.stderr.getvalue()
+        finally:
+            sys.stderr = kept
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(action, RuntimeWarning)
+        texts = SklearnParallel(n_jobs=2, backend="hookpool")(
+            sklearn_delayed(caught)() for _ in range(2)
+        )
+
+    assert ["as told" in text for text in texts] == [action == "always"] * 2
+
+
 def test_warning_filters_reach_workers():
     def warn():
         warnings.warn("to be an error", RuntimeWarning, stacklevel=1)
