@@ -1,11 +1,16 @@
 """joblib on loky against joblib on hookpool: what their users run, pair by pair.
 
-    python -m bench.joblib_cases [--pairs N] [--cases NAME,...] [--no-save]
+    python -m bench.joblib_cases [--pairs N] [--sittings N] [--cases NAME,...] [--no-save]
 
-Each backend has a process of its own, which lives for the whole run, as a notebook does, and is
-idle while the other one works.  The two take turns call by call, in the order A B, B A, and so on,
-so that what drifts hits both alike; a ratio is the median of the pairs' ratios.  The cold start is
+Each backend has a process of its own, which lives for a sitting, as a notebook does, and is idle
+while the other one works.  The two take turns call by call, in the order A B, B A, and so on, so
+that what drifts hits both alike; a ratio is the median of the pairs' ratios.  There is more than
+one sitting, since a process may be unlucky with its core for as long as it lives: the loop of
+`generate`, which uses no backend, has been seen 1.6 times slower in one of two.  The cold start is
 that of a new program each time.
+
+With trivial tasks most of the time is joblib's own, and a third player shows how much: a backend
+that runs nothing and returns nothing (`nothing`).
 """
 
 from __future__ import annotations
@@ -22,9 +27,9 @@ from typing import Any, NamedTuple
 
 from bench import record, table
 from bench.run import rounds, selected
-from bench.subjects import JoblibHook, JoblibLoky, known
+from bench.subjects import JoblibHook, JoblibLoky, JoblibNothing, JoblibSubject, known
 
-SUBJECTS = (JoblibLoky, JoblibHook)
+SUBJECTS: tuple[type[JoblibSubject], ...] = (JoblibLoky, JoblibHook)
 WORKERS = 2
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +41,8 @@ class Case(NamedTuple):
     name: str
     title: str
     prepare: Prepare
+    #: Whether joblib's own time is worth knowing.
+    has_floor: bool = False
 
 
 # ---- what is run ---------------------------------------------------------------------------
@@ -111,8 +118,8 @@ WARM = {
     case.name: case
     for case in (
         Case("fresh_call", "a new Parallel of four tasks, workers warm", fresh_call),
-        Case("lambdas", "20 000 trivial tasks, each with a lambda of its own", lambdas),
-        Case("trivial", "20 000 trivial tasks of one function", trivial),
+        Case("lambdas", "20 000 trivial tasks, each with a lambda of its own", lambdas, True),
+        Case("trivial", "20 000 trivial tasks of one function", trivial, True),
         Case("generate", "20 000 times delayed(f)(i), without running them", generate),
         Case("shared_array", "200 tasks over one array of 32 MB", shared_array),
         Case("grid_search", "GridSearchCV of SVC over digits, 18 fits", grid_search),
@@ -138,7 +145,7 @@ REGISTER = {"hookpool": "hookpool.joblib.register()"}
 def play(name: str) -> None:
     """Run the cases whose names come in, and say how long each took."""
     warnings.simplefilter("ignore")
-    subject: Any = known(name)
+    subject: Any = JoblibNothing() if name == JoblibNothing.name else known(name)
     subject.start(WORKERS)
     calls: dict[str, Callable[[], Any]] = {}
     for line in sys.stdin:
@@ -156,7 +163,7 @@ def play(name: str) -> None:
 class Player:
     """One backend in its process."""
 
-    def __init__(self, subject: type[JoblibLoky | JoblibHook]) -> None:
+    def __init__(self, subject: type[JoblibSubject]) -> None:
         self.subject = subject
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.joblib_cases", "--play", subject.name],
@@ -180,7 +187,7 @@ class Player:
         self._process.communicate()
 
 
-def cold_start(subject: type[JoblibLoky | JoblibHook]) -> float:
+def cold_start(subject: type[JoblibSubject]) -> float:
     backend = subject.backend
     program = PROGRAM.format(
         imports=subject.import_line,
@@ -208,39 +215,50 @@ def environment() -> dict[str, str]:
 # ---- the run -------------------------------------------------------------------------------
 
 
-def run(cases: Sequence[str], pairs: int) -> record.Record:
+def run(cases: Sequence[str], pairs: int, sittings: int) -> record.Record:
     packages = {package for subject in SUBJECTS for package in subject.packages}
     into = record.begin("joblib", [*packages, "numpy", "scikit-learn"])
-    players = {subject.name: Player(subject) for subject in SUBJECTS}
-    try:
-        for case in cases:
-            _run_case(case, pairs, players, into)
-            print(table.of_case(into, case), flush=True)
-    finally:
-        for player in players.values():
-            player.stop()
+    for case in cases:
+        into["cases"][case] = {
+            "title": COLD_TITLE if case == COLD else WARM[case].title,
+            "unit": "s",
+            "statistics": ["p50"],
+            "baseline": JoblibLoky.name,
+            "size": pairs,
+        }
+    for sitting in range(sittings):
+        _sit(cases, range(sitting * pairs // sittings, (sitting + 1) * pairs // sittings), into)
+    for case in cases:
+        print(table.of_case(into, case), flush=True)
     return into
 
 
-def _run_case(case: str, pairs: int, players: dict[str, Player], into: record.Record) -> None:
-    into["cases"][case] = {
-        "title": COLD_TITLE if case == COLD else WARM[case].title,
-        "unit": "s",
-        "statistics": ["p50"],
-        "baseline": JoblibLoky.name,
-        "size": pairs,
-    }
-    for player in players.values():
-        player.time(case)
-    for number, name in rounds(list(players), pairs):
-        sample = float(f"{players[name].time(case):.4g}")
-        label = {"case": case, "subject": name, "round": number, "load": record.load()}
-        into["blocks"].append(label | {"status": "ok", "samples": [sample], "notes": []})
+def _sit(cases: Sequence[str], numbers: range, into: record.Record) -> None:
+    """Some pairs of each case, in new processes."""
+    players = {subject.name: Player(subject) for subject in (*SUBJECTS, JoblibNothing)}
+    try:
+        for case in cases:
+            names = [name for name in players if _plays(name, case)]
+            for name in names:
+                players[name].time(case)
+            for number, name in rounds(names, len(numbers)):
+                sample = float(f"{players[name].time(case):.4g}")
+                label = {"case": case, "subject": name, "round": numbers[number]}
+                label |= {"load": record.load(), "status": "ok", "samples": [sample], "notes": []}
+                into["blocks"].append(label)
+    finally:
+        for player in players.values():
+            player.stop()
+
+
+def _plays(name: str, case: str) -> bool:
+    return name != JoblibNothing.name or (case != COLD and WARM[case].has_floor)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.joblib_cases")
-    parser.add_argument("--pairs", type=int, default=11)
+    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--sittings", type=int, default=3)
     parser.add_argument("--cases", help="comma-separated names or patterns")
     parser.add_argument("--no-save", action="store_true", help="print the table, keep nothing")
     parser.add_argument("--folder", type=Path, default=record.HISTORY, help="where records go")
@@ -249,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.play:
         play(options.play)
         return
-    into = run(selected([*WARM, COLD], options.cases), options.pairs)
+    into = run(selected([*WARM, COLD], options.cases), options.pairs, options.sittings)
     if not options.no_save:
         print("kept:", record.save(into, options.folder))
 

@@ -329,6 +329,24 @@ class JoblibLoky(JoblibSubject):
         get_reusable_executor().shutdown()
 
 
+class JoblibNothing(JoblibSubject):
+    """What joblib itself takes: its calls are answered, by another thread, and never made."""
+
+    name = "nothing"
+    import_line = "from joblib import Parallel, delayed"
+    packages = ("joblib",)
+    backend = "nothing"
+
+    def start(self, workers: int) -> None:
+        from bench import nothing
+
+        nothing.register()
+        super().start(workers)
+
+    def stop(self) -> None:
+        pass  # a call ends its own thread
+
+
 class JoblibHook(JoblibSubject):
     name = "joblib-hookpool"
     import_line = "from joblib import Parallel, delayed; import hookpool.joblib"

@@ -395,7 +395,17 @@ def test_a_page_without_marks_is_refused():
 def test_joblib_is_measured_pair_by_pair(tmp_path: Path):
     cases = "fresh_call,cold_start"
     subprocess.run(
-        [sys.executable, "-m", "bench.joblib_cases", "--pairs", "2", "--cases", cases]
+        [
+            sys.executable,
+            "-m",
+            "bench.joblib_cases",
+            "--pairs",
+            "2",
+            "--sittings",
+            "1",
+            "--cases",
+            cases,
+        ]
         + ["--folder", str(tmp_path)],
         cwd=Path(__file__).parents[1],
         check=True,
