@@ -181,8 +181,11 @@ def import_time(subject: Subject, size: int) -> list[float]:
 
 
 def process_start_join(subject: Subject, size: int) -> list[float]:
-    subject.run_process(tasks.nothing)  # the fork server, where there is one
-    return [timed(lambda: subject.run_process(tasks.nothing)) for _ in range(size)]
+    nothing = tasks.nothing
+    if subject.takes_lambdas:
+        nothing = lambda: None
+    subject.run_process(nothing)  # the fork server, where there is one
+    return [timed(lambda: subject.run_process(nothing)) for _ in range(size)]
 
 
 def idle_memory(subject: Subject, size: int) -> list[float]:

@@ -18,6 +18,7 @@ from bench.record import HISTORY, Record, newest, read, samples_of, subjects_of
 from bench.stats import STATISTICS, Interval, pooled, ratio, scaled
 
 OURS = "hookpool"
+POOL = "pool-hookpool"
 #: our own siblings are no peers
 SIBLINGS = {"hookpool", "pool-hookpool", "joblib-hookpool"}
 
@@ -201,7 +202,9 @@ TARGETS: tuple[Target, ...] = (
     Faster("second pool", "second_pool", 1 / 0.2, ("loky", "ppe-spawn")),
     Faster("recycling", "recycling", 5, ("ppe-spawn",)),
     # Without the executor, as the row of the issue has it: our Pool's line imports just that.
-    Faster("import hookpool", "import_time", 1 / 1.5, ("ppe-fork",), ours="pool-hookpool"),
+    Faster("import hookpool", "import_time", 1 / 1.5, ("ppe-fork",), ours=POOL),
+    Faster("Process, start and join", "process_start_join", 5, ("pool-spawn",), ours=POOL),
+    Faster("Process, start and join", "process_start_join", 1, ("pool-forkserver",), ours=POOL),
     Faster("memory of an idle worker", "idle_memory", 1, ("ppe-spawn",)),
 )
 
