@@ -27,7 +27,7 @@ endef
 .NOTPARALLEL:
 
 .PHONY: help setup test-tools demo pure test check agree faults stress matrix \
-    bench bench-joblib bench-compare bench-plot dist ci clean
+    bench bench-joblib bench-compare bench-plot docs dist ci clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -79,13 +79,17 @@ bench-compare: $(call stamp,bench) ## what changed between two records: A=bench/
 bench-plot: $(call stamp,bench) ## draw bench/plots/ from all of bench/history/
 	@$(BIN)/python -m bench.plot
 
+docs: $(call stamp,docs) ## the site, from docs/ and the docstrings; any warning is an error
+	@$(BIN)/python -m sphinx -n -W --keep-going -q -E -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 dist: $(call stamp,dist) ## build wheel and sdist, look into them, import the wheel from an empty place
 	@rm -rf dist && $(BIN)/python -m build -q --no-isolation && $(BIN)/python tools/check_dist.py dist
 
-ci: check test faults dist ## everything a release must pass
+ci: check test faults docs dist ## everything a release must pass
 
 clean: ## remove the environments and everything built
-	rm -rf .venv .venvs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venvs dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(call stamp,demo): pyproject.toml tools/make_venv.py
 	$(call install,demo)
@@ -97,5 +101,7 @@ $(call stamp,lint): pyproject.toml tools/make_venv.py
 	$(call install,lint)
 $(call stamp,bench): pyproject.toml tools/make_venv.py
 	$(call install,bench)
+$(call stamp,docs): pyproject.toml tools/make_venv.py
+	$(call install,docs)
 $(call stamp,dist): pyproject.toml tools/make_venv.py
 	$(call install,dist)

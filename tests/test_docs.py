@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, run_as
+import hookpool
+from hookpool import errors
+from tests.helpers import ROOT, run_as, run_python
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
 
@@ -72,6 +74,24 @@ def test_the_readme_opens_with_what_it_is_the_three_uses_and_the_two_commands():
     opening = (ROOT / "README.md").read_text().partition("\n## ")[0]
     assert opening.count("```python") == 3
     assert {"demo", "test"} <= set(COMMAND.findall(opening))
+
+
+def test_every_public_name_is_in_the_reference():
+    """The errors are listed by their module; `make docs` fails for a name that is not there."""
+    text = (ROOT / "docs" / "reference.md").read_text()
+    listed = set(re.findall(r"^\.\. auto(?:class|function):: hookpool\.(\w+)$", text, re.M))
+    assert listed == set(hookpool.__all__) - set(errors.__all__)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(ROOT.glob("hookpool/*.py")) if ">>> " in path.read_text()],
+    ids=lambda path: path.stem,
+)
+def test_the_examples_in_docstrings_do_what_they_say(path: Path):
+    source = f"import doctest, hookpool.{path.stem} as m; print(*doctest.testmod(m))"
+    failed, tried = run_python("-c", source).split()[-2:]
+    assert int(failed) == 0 < int(tried)
 
 
 def test_every_example_is_named_by_a_page():
