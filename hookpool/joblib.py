@@ -70,6 +70,17 @@ class TerminatedWorkerError(errors.WorkerDied, _loky.TerminatedWorkerError):  # 
     """A worker died while it ran a batch: hookpool's error, and the one joblib's users catch."""
 
 
+def _terminated(error: errors.WorkerDied) -> TerminatedWorkerError:
+    """The same facts, as far as they concern a batch."""
+    terminated = TerminatedWorkerError(
+        f"worker {error.pid} {errors.describe_exit(error.exitcode)} while it had a batch of this "
+        f"Parallel ({error.task}): which of its tasks have run is not known; this call ends, and "
+        "the next one has workers again"
+    )
+    terminated.__dict__.update(error.__dict__)
+    return terminated
+
+
 # ---- the backend ---------------------------------------------------------------------------
 
 
@@ -211,10 +222,8 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         """The results of a batch, or what it raised."""
         try:
             return future.result()
-        except (errors.WorkerDied, errors.ResultLost) as error:
-            terminated = TerminatedWorkerError(*error.args)
-            terminated.__dict__.update(error.__dict__)
-            raise terminated from error
+        except errors.WorkerDied as error:
+            raise _terminated(error) from None  # it says the same
 
     @contextlib.contextmanager
     def retrieval_context(self) -> Iterator[None]:

@@ -487,7 +487,8 @@ class Submits:
             self.sizes.append(len(func))
             return submit(backend, func, callback)
 
-        monkeypatch.setattr(hookpool.joblib.HookPoolBackend, "submit", noted)
+        for name in ("submit", "apply_async"):  # the latter before joblib 1.5
+            monkeypatch.setattr(hookpool.joblib.HookPoolBackend, name, noted)
 
 
 def test_batches_of_short_tasks_grow_and_start_small_in_the_next_call(monkeypatch):
@@ -607,9 +608,13 @@ def test_a_killed_worker_is_the_error_that_joblibs_users_catch():
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(TerminatedWorkerError, match="SIGKILL") as caught:
+    with pytest.raises(
+        TerminatedWorkerError, match=r"SIGKILL.*task .*die at test_joblib"
+    ) as caught:
         parallel()(delayed(die)() for _ in range(2))
 
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__  # one error, told once
     assert isinstance(caught.value, BrokenProcessPool)
     assert isinstance(caught.value, errors.WorkerDied)
     assert caught.value.exitcode == -signal.SIGKILL
