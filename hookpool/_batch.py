@@ -29,7 +29,8 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from hookpool import errors
-from hookpool._definitions import Definition, Ledger, Packet, Reference, Tabled
+from hookpool._definitions import Definition, Ledger, Packet, Reference
+from hookpool._shelf import Tabled
 from hookpool.reduction import Table
 
 __all__ = ["FOLDER", "CapturesLarge", "Packer", "backing_map", "run", "table_of"]

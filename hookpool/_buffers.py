@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import itertools
 import mmap
 import os
 import pickle
@@ -53,6 +54,7 @@ __all__ = [
     "Lender",
     "Parcel",
     "is_borrowed",
+    "is_same",
     "loads",
     "loads_again",
     "socket_pair",
@@ -142,7 +144,7 @@ def _copy(target: memoryview, pieces: Iterable[Buffer]) -> None:
             start += len(some)
 
 
-def _is_same(one: memoryview, other: Buffer) -> bool:
+def is_same(one: memoryview, other: Buffer) -> bool:
     """Whether two pieces of equal length have equal content."""
     other = memoryview(other)
     words = len(one) // 8 * 8
@@ -187,6 +189,7 @@ class Lender:
         pickled: Sequence[Buffer],
         buffers: Iterable[pickle.PickleBuffer] = (),
         mode: int = 0,
+        slots: Sequence[Slot | None] = (),
     ) -> Parcel:
         """A pickle ready for its journey; what is large is copied into slots here and now.
 
@@ -194,13 +197,18 @@ class Lender:
             pickled: the pickle, in pieces.
             buffers: its out-of-band buffers, in order.
             mode: `SHARED` or `READ_ONLY` where several processes are to have it at a time.
+            slots: of the buffers: where there is one already with this content.
         """
         parcel = Parcel(mode)
         if mode:
             self._shared.add(parcel)
+        present = itertools.chain((None,), slots, itertools.repeat(None))
         for pieces in (pickled, *[(buffer.raw(),) for buffer in buffers]):
             size = sum(map(len, pieces))
-            parcel.add(pieces, size, self._write(pieces, size) if size >= self.threshold else None)
+            slot = next(present)
+            if slot is None and size >= self.threshold:
+                slot = self._write(pieces, size)
+            parcel.add(pieces, size, slot)
         return parcel
 
     def least(self) -> int:
@@ -307,26 +315,30 @@ class Parcel:
         """Be of no use any more: the memory goes back, but for what is lent."""
         self.slots, self._parts, self._inline = [], [], []
 
-    def holds(self, pickled: Sequence[Buffer], buffers: Sequence[pickle.PickleBuffer]) -> bool:
-        """Whether this is what it would hold if it were made of these."""
-        wholes = [pickled, *[(buffer.raw(),) for buffer in buffers]]
-        return len(wholes) == len(self._parts) and all(map(self._has, range(len(wholes)), wholes))
+    def slot(self, part: int) -> Slot | None:
+        """Where a part is, if it is in shared memory."""
+        return self.slots[part] if part < len(self.slots) else None
 
-    def _has(self, at: int, pieces: Sequence[Buffer]) -> bool:
-        _, _, offset, size = self._parts[at]
-        if size != sum(map(len, pieces)):
-            return False
-        slot = self.slots[at]
+    def view(self, part: int) -> memoryview:
+        """A part's content."""
+        _, _, offset, size = self._parts[part]
+        slot = self.slots[part]
         if slot is None:
-            here = memoryview(b"".join(self._inline))[offset : offset + size]
-        else:
-            here = _memory_of(slot, size)
-        start = 0
-        for piece in pieces:
-            if not _is_same(here[start : start + len(piece)], piece):
-                return False
-            start += len(piece)
-        return True
+            return memoryview(b"".join(self._inline))[offset : offset + size]
+        return _memory_of(slot, size)
+
+    def is_like(self, other: Parcel) -> bool:
+        """Whether it has the same content."""
+        if len(self._parts) != len(other._parts):
+            return False
+        return all(
+            self._parts[at][3] == other._parts[at][3]
+            and (
+                (slot is not None and slot is other.slots[at])
+                or is_same(self.view(at), other.view(at))
+            )
+            for at, slot in enumerate(self.slots)
+        )
 
     def arenas(self) -> set[Arena]:
         """The arenas in which parts of it are."""

@@ -1,17 +1,16 @@
 """Functions and classes that cross to each worker once.
 
 Owns the owner's `Ledger`, which gives functions and classes numbers and writes tasks that refer to
-them, and the worker's `Shelf`, which keeps what the numbers mean.  Knows nothing of workers,
-channels or messages: whoever sends a `Packet` sees to it that the definitions it needs have
-been, or are being, sent to that worker.
+them; what the numbers mean in a worker, `_shelf` keeps.  Knows nothing of workers, channels or
+messages: whoever sends a `Packet` sees to it that the definitions it needs have been, or are
+being, sent to that worker.
 
 The ledger may be called by any thread, also from within a dump that it is making (a ``__reduce__``
-that submits): nothing is pickled under its lock.  A shelf belongs to one thread.
+that submits): nothing is pickled under its lock.
 """
 
 from __future__ import annotations
 
-import collections
 import itertools
 import pickle
 import threading
@@ -22,15 +21,13 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookpool import _classes, _rebuild
-from hookpool._buffers import READ_ONLY, SHARED, Borrowed, Lender, Parcel, loads, loads_again
+from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
 from hookpool._functions import ATOMS
 from hookpool._handle import Handle, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
 from hookpool._plans import plans
-from hookpool._rebuild import loading
 from hookpool.reduction import (
-    ReusablePickler,
     Table,
     TaskPickler,
     WorkerPickler,
@@ -39,6 +36,7 @@ from hookpool.reduction import (
 )
 
 if TYPE_CHECKING:
+    from hookpool._sharing import Sharing
     from hookpool._watch import Watch
 
 # Functions and classes remembered by a ledger.  A program that makes more in a loop (lambdas, one
@@ -103,16 +101,6 @@ class Reference:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild.known_function, (self._number,)
-
-
-class Tabled:
-    """A result to be pickled with reducers of its own for some types; arrives as what it holds."""
-
-    __slots__ = ("obj", "table")
-
-    def __init__(self, obj: Any, table: Table) -> None:
-        self.obj = obj
-        self.table = table
 
 
 class Forgotten(deque[int]):
@@ -197,6 +185,9 @@ class Ledger:
 
     def __init__(self, lender: Lender | None = None) -> None:
         self._lender = lender or Lender(0)
+        from hookpool._sharing import Copies  # late, as `_watch`
+
+        self._copies = Copies(self._lender)
         #: By which handles know whose they are, without keeping the ledger alive.
         self._token = object()
         self.forgotten = Forgotten()
@@ -248,14 +239,14 @@ class Ledger:
         from hookpool._watch import watch
 
         now = watch(fn)  # before it is pickled: what changes in between shows next time
-        packet = self._written(_LedgerPickler, fn, {"the function": fn}, table=table)
+        packet = self._written(_LedgerPickler, fn, {"the function": fn}, self._sharing(), table)
         data, captures = packet.data, packet.notes.captures if packet.notes else {}
         with self._lock:
             entry = self._functions.get(id(fn))
             if (
                 entry is not None
                 and entry.ref() is fn
-                and entry.definition.data == data
+                and _is_same(entry.definition.data, data)
                 and self._is_latest(captures)
             ):
                 definition, ref = entry.definition, entry.ref
@@ -263,10 +254,13 @@ class Ledger:
                 definition = self._define(data, packet.needs, ())
                 self._note(captures)
                 self._bury()
-                ref = weakref.ref(fn, self._mourn(id(fn)))
+                ref = weakref.ref(fn, self._mourn(id(fn), type(data) is Parcel))
             entry = _Entry(ref, 0, definition, captures, now, self._writes)
             self._remember(self._functions, fn, entry)
         return definition
+
+    def _sharing(self) -> Sharing:
+        return self._copies.sharing(SHARED, self._lender.least())
 
     def _is_still_latest(self, entry: _Entry) -> bool:
         if entry.writes == self._writes:
@@ -294,8 +288,9 @@ class Ledger:
         Raises:
             pickle.PicklingError: something in it cannot travel.
         """
-        lender: Any = _Sharing(self._lender, READ_ONLY if read_only else SHARED)
-        packet = self._written(_LedgerPickler, obj, {"object": obj}, lender)
+        # In a small pickle nothing could be read-only: so all buffers leave it.
+        sharing = self._copies.sharing(READ_ONLY, 1) if read_only else self._sharing()
+        packet = self._written(_LedgerPickler, obj, {"object": obj}, sharing)
         data, notes = packet.data, packet.notes
         with self._lock:
             definition = self._define(data, packet.needs, (), not read_only)
@@ -334,8 +329,23 @@ class Ledger:
                     break
             else:  # of no concern to any hook or table: the C pickler does not ask for these
                 return Packet(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
-        parts = parts or {"object": obj}
-        packet = self._written(_LedgerPickler, obj, parts, self._lender, table)
+        return self._dump(_LedgerPickler, obj, parts or {"object": obj}, table)
+
+    def dump_repeats(
+        self, obj: Any, parts: Mapping[str, Any], handles: Mapping[int, Handle]
+    ) -> Packet:
+        """As `dump`, with handles in the place of the objects that have these ids."""
+        return self._dump(_RepeatsPickler, obj, parts, None, handles)
+
+    def _dump(
+        self,
+        kind: type[_LedgerPickler],
+        obj: Any,
+        parts: Mapping[str, Any],
+        table: Table | None = None,
+        handles: Mapping[int, Handle] | None = None,
+    ) -> Packet:
+        packet = self._written(kind, obj, parts, self._lender, table, handles)
         if packet.notes is not None and packet.notes.captures:
             with self._lock:
                 self._note(packet.notes.captures)
@@ -346,8 +356,9 @@ class Ledger:
         kind: type[_LedgerPickler],
         obj: Any,
         parts: Mapping[str, Any] | None,
-        lender: Lender | None = None,
+        lender: Lender | Sharing,
         table: Table | None = None,
+        handles: Mapping[int, Handle] | None = None,
     ) -> Packet:
         plans.check()
         try:
@@ -356,13 +367,17 @@ class Ledger:
             pickler = kind()
         pickler.ledger = self
         pickler.use(table)
+        if lender is not self._lender:
+            pickler.sharing = lender
+        pickler.handles = handles
         try:
-            data = pickler.pickled(obj) if lender is None else pickler.gathered(obj, lender)
+            data = pickler.gathered(obj, lender)
         except Exception as error:
             if parts is None:
                 raise
             raise_explained(error, parts)
-        notes, pickler.notes, pickler.ledger = pickler.notes, None, None
+        notes = pickler.notes
+        pickler.notes = pickler.ledger = pickler.sharing = pickler.handles = None
         pickler.release(len(data))
         if notes is None:
             return Packet(data)
@@ -374,7 +389,7 @@ class Ledger:
         if definition is not None:
             return definition
         # An error is explained where it is known how the class was come by.
-        packet = self._written(_ClassPickler, cls, None, table=asking.table)
+        packet = self._written(_ClassPickler, cls, None, self._sharing(), asking.table)
         assert packet.notes is not None
         captures, inside = packet.notes.captures, packet.notes.inside.values()
         with self._lock:
@@ -427,9 +442,23 @@ class Ledger:
         latest = self._latest
         return all(_is_equal(latest.get(key), capture) for key, capture in captures.items())
 
-    def _mourn(self, ident: int) -> Callable[[object], None]:
-        dead = self._dead  # not self: a callback must not keep the ledger alive
-        return lambda _: dead.append(ident)
+    def _mourn(self, ident: int, is_large: bool) -> Callable[[object], None]:
+        # Not self: a callback must not keep the ledger alive.
+        dead, forgotten = self._dead, self.forgotten
+        if not is_large:
+            return lambda _: dead.append(ident)
+
+        def mourn(_: object) -> None:
+            dead.append(ident)
+            forgotten.wake()
+
+        return mourn
+
+    def bury(self) -> None:
+        """Let go of what was kept for functions that have died."""
+        if self._dead:
+            with self._lock:
+                self._bury()
 
     def _bury(self) -> None:
         while self._dead:
@@ -445,35 +474,17 @@ class Ledger:
             entries.popitem(last=False)
 
 
-class _Sharing:
-    """In the place of a lender, for what several workers will have.
-
-    Args:
-        lender: whose memory it is.
-        mode: see `Lender.parcel`.
-    """
-
-    __slots__ = ("_lender", "_mode")
-
-    def __init__(self, lender: Lender, mode: int) -> None:
-        self._lender = lender
-        self._mode = mode
-
-    def least(self) -> int:
-        """From which size on something is worth a parcel."""
-        # In a small pickle nothing could be read-only.
-        return 1 if self._mode == READ_ONLY else self._lender.least()
-
-    def parcel(self, pickled: list[Any], buffers: list[pickle.PickleBuffer]) -> Parcel:
-        """As a lender's."""
-        return self._lender.parcel(pickled, buffers, self._mode)
-
-
 def _is_definable(fn: Any) -> bool:
     kind = type(fn)
     if kind is FunctionType or issubclass(kind, type):
         return True
     return kind is BuiltinFunctionType and type(fn.__self__) is ModuleType
+
+
+def _is_same(before: bytes | Parcel, now: bytes | Parcel) -> bool:
+    if isinstance(before, Parcel):
+        return isinstance(now, Parcel) and now.is_like(before)
+    return before == now
 
 
 def _is_equal(before: _Capture | None, now: _Capture) -> bool:
@@ -496,7 +507,7 @@ def _is_unchanged(name: str, capture: _Capture, asking: WorkerPickler) -> bool:
 class _LedgerPickler(TaskPickler):
     """Writes classes as references to their definitions, and notes what it has met."""
 
-    __slots__ = ("ledger", "notes")
+    __slots__ = ("handles", "ledger", "notes", "sharing")
 
     gathers = True
 
@@ -504,6 +515,8 @@ class _LedgerPickler(TaskPickler):
         super().__init__()
         self.ledger: Ledger | None = None
         self.notes: _Notes | None = None
+        self.sharing: Sharing | None = None
+        self.handles: Mapping[int, Handle] | None = None
 
     def noted(self) -> _Notes:
         """The notes on this dump."""
@@ -524,6 +537,10 @@ class _LedgerPickler(TaskPickler):
                 value = captured.get(name, _ABSENT) if stamp is None else None
                 captures[home, name] = _Capture(space, value, stamp)
         return stamps
+
+    def digest(self, buffer: pickle.PickleBuffer) -> bytes:
+        """As for any worker, but of what was copied before it is known."""
+        return super().digest(buffer) if self.sharing is None else self.sharing.digest(buffer)
 
     def reduce_class(self, cls: Any) -> Any:
         """A reference to the definition of the class."""
@@ -549,6 +566,22 @@ class _LedgerPickler(TaskPickler):
         needs[definition.number] = definition
 
 
+class _RepeatsPickler(_LedgerPickler):
+    """Writes handles in the place of some objects, wherever they are referred to."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = self.reducer_override
+
+        def reducer_override(obj: Any, /) -> Any:
+            handle = self.handles.get(id(obj))  # type: ignore[union-attr]
+            return inner(obj) if handle is None else self.reduce_handle(handle)
+
+        self.reducer_override = reducer_override
+
+
 class _ClassPickler(_LedgerPickler):
     """Writes one class in full, and with it the new ones it refers to.
 
@@ -568,113 +601,3 @@ class _ClassPickler(_LedgerPickler):
                 return self._reference(known, definition)
         inside[id(cls)] = cls, known.version
         return reduce_class(self, cls)
-
-
-class Shelf:
-    """A worker's definitions, by number.  They are loaded when they are first needed."""
-
-    def __init__(self, lender: Lender | None = None) -> None:
-        self._lender = lender or Lender(0)
-        self._data: dict[int, bytes | Borrowed] = {}
-        #: What is not loaded once and for all, but anew for each task.
-        self._handed: dict[int, bytes | Borrowed] = {}
-        self._objects: dict[int, Any] = {}
-        #: The owner's classes that each definition brought, and how many brought each, by its id.
-        self._classes: dict[int, list[Any]] = {}
-        self._brought: collections.Counter[int] = collections.Counter()
-        self._newest = 0
-        self._require = self.function  # made once
-
-    def define(self, number: int, data: bytes | Borrowed) -> None:
-        """Take a definition; what is wrong with it shows when it is used."""
-        self._data[number] = data
-
-    def hand(self, number: int, data: bytes | Borrowed) -> None:
-        """As `define`, of what each task gets a copy of."""
-        self._handed[number] = data
-
-    def forget(self, number: int) -> None:
-        """Drop a definition that the owner has dropped."""
-        self._data.pop(number, None)
-        self._handed.pop(number, None)
-        self._objects.pop(number, None)
-        self._brought.subtract(map(id, self._classes.pop(number, ())))
-
-    def function(self, number: int) -> Any:
-        """What a number means."""
-        try:
-            return self._objects[number]
-        except KeyError:
-            return self._load_definition(number)
-
-    def load(self, data: Any) -> Any:
-        """Load the data of a packet."""
-        return self._loads(data, self._newest)
-
-    def dump(self, obj: Any) -> bytes | Parcel:
-        """Pickle a result; the owner's classes go back by their tokens."""
-        kind = type(obj)
-        if id(kind) in ATOMS and not ((kind is bytes or kind is str) and len(obj) > _LONG):
-            return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
-        table = None
-        if kind is Tabled:
-            obj, table = obj.obj, obj.table
-        plans.check()
-        try:
-            pickler = _ShelfPickler.spare.pop()
-        except IndexError:
-            pickler = _ShelfPickler()
-        pickler.use(table)
-        pickler.shelf = self
-        try:
-            data: bytes | Parcel = pickler.gathered(obj, self._lender)
-        except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
-            raise_explained(error, {"result": obj})
-        pickler.shelf = None
-        pickler.release(len(data))
-        return data
-
-    def has_class(self, cls: Any) -> bool:
-        """Whether the owner certainly has this class."""
-        return self._brought[id(cls)] > 0
-
-    def _load_definition(self, number: int) -> Any:
-        if number in self._handed:
-            return self._loads(self._handed[number], number, loads_again)
-        classes: list[Any] = []
-        outer, loading.classes = loading.classes, classes
-        try:
-            obj = self._loads(self._data[number], number)
-        finally:
-            loading.classes = outer
-        self._objects[number] = obj
-        self._classes[number] = classes
-        self._brought.update(map(id, classes))
-        del self._data[number]
-        self._newest = max(self._newest, number)
-        return obj
-
-    def _loads(self, data: Any, number: int, load: Callable[[Any], Any] = loads) -> Any:
-        outer, require = loading.number, loading.require
-        loading.number, loading.require = number, self._require
-        try:
-            return load(data)
-        finally:
-            loading.number, loading.require = outer, require
-
-
-class _ShelfPickler(ReusablePickler):
-    """Writes results."""
-
-    __slots__ = ("shelf",)
-
-    gathers = True
-
-    shelf: Shelf | None
-
-    def reduce_class(self, cls: Any) -> Any:
-        if self.shelf is not None and self.shelf.has_class(cls):
-            known = _rebuild.identity_of(cls)
-            assert known is not None
-            return _rebuild.known_class, (known.token,)
-        return super().reduce_class(cls)

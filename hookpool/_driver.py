@@ -200,6 +200,7 @@ class Driver(Reader):
 
     def _pass_news(self) -> None:
         """Tell workers at once what has become of their memory, where that is much."""
+        self._ledger.bury()
         if self._ledger.forgotten:
             with self._lock, self._transition:
                 self._forget_definitions()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from hookpool._definitions import Definition, Ledger, Packet
     from hookpool._driver import Driver
+    from hookpool._repeats import Repeats
 
 # The first item is handed over alone, so that work starts, and then twice as many each time: a
 # larger group costs less per item, a smaller one starts sooner. This is the largest.
@@ -58,12 +59,15 @@ class Map:
         fn: Callable[..., Any],
         group: int,
         items: Iterator[tuple[Any, ...]],
+        repeats: Repeats | None = None,
     ) -> None:
         self._driver = driver
         self._ledger = ledger
         self._fn = fn
         self._group = group
         self._items = items
+        #: What calls have in common, while items are taken in one go; None if that is not known.
+        self._repeats = repeats
         self._form = Form.ARGS
         self._definition: Definition | None = None
         #: Why the function does not travel: then no item's call does.
@@ -90,21 +94,25 @@ class Map:
             self._refusal = error
         if self._definition is None:
             self._form = Form.CALL
+            if self._repeats is not None and self._refusal is None:
+                self._repeats.consider(self._fn)
 
     # -- items in ---------------------------------------------------------------------------
 
     def feed(self, most: int | None) -> None:
         """Take up to `most` items (all of them, when None) and hand their calls over."""
-        left, size = most, 1
+        # What two calls have in common is known when there are two.
+        left, size = most, 1 if self._repeats is None else 2
         while left is None or left > 0:
             began = time.monotonic()
             rows = list(islice(self._items, size if left is None else min(size, left)))
             slow = time.monotonic() - began > FEED_SECONDS
             if not rows:
-                return
+                break
             self._hand_over(rows)
             left = None if left is None else left - len(rows)
             size = max(1, size // 2) if slow else min(size * 2, LARGEST_FEED)
+        self._repeats = None  # from now on others run in between
 
     def _hand_over(self, rows: list[tuple[Any, ...]]) -> None:
         index = self._taken
@@ -121,6 +129,8 @@ class Map:
         """Hand over one pickle for each call; a call that does not travel fails alone."""
         payloads: list[Any] = []
         needs: dict[int, Definition] = {}
+        if self._repeats is not None:
+            self._repeats.note(rows)
         for args in rows:
             try:
                 packet = self._packet(args)
@@ -138,6 +148,8 @@ class Map:
         self._submit(index, self._form, payloads, tuple(needs.values()))
 
     def _packet(self, args: tuple[Any, ...]) -> Packet:
+        if self._repeats is not None:
+            return self._repeats.dump(self._fn if self._form is Form.CALL else None, args)
         if self._form is Form.CALL:
             parts = {"the function": self._fn, "args": args}
             return self._ledger.dump((self._fn, args, {}), parts)
@@ -238,6 +250,8 @@ class Map:
         if self._got < self._taken:
             for block in self._handed:
                 self._driver.abandon(block.first, block.first + len(block), kill)
+        # They refer back to this: a cycle would keep the function, and what is large in it.
+        self._handed.clear()
 
 
 def _are_plain(rows: list[tuple[Any, ...]]) -> bool:

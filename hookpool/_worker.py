@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING, Any
 
 from hookpool import _rebuild, _wire, reduction
 from hookpool._buffers import THRESHOLD, Exchange, Lender, Parcel, is_borrowed, loads
-from hookpool._definitions import Shelf
 from hookpool._lifeline import die_with_parent
 from hookpool._plain import FIXED, is_plain
+from hookpool._shelf import Shelf
 from hookpool._spin import Spin
 from hookpool._wire import Form, Kind, ResultRow, Status
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from hookpool._definitions import Ledger, Packet
     from hookpool._driver import Driver
     from hookpool._map import Map
+    from hookpool._repeats import repeats_in
     from hookpool._task import Task
     from hookpool._wire import Form
 
@@ -62,12 +63,14 @@ def _import_engine() -> None:
     Not at the top, as elsewhere: it takes about as long as a fork server takes to start, which it
     does meanwhile. Together with the imports there it is most of what a short program waits for.
     """
-    global Driver, Form, Ledger, Lender, Map, Task, _desk, _events, _scheduler, _worker, errors
+    global Driver, Form, Ledger, Lender, Map, Task, repeats_in
+    global _desk, _events, _scheduler, _worker, errors
     from hookpool import _desk, _events, _scheduler, _worker, errors
     from hookpool._buffers import Lender
     from hookpool._definitions import Ledger
     from hookpool._driver import Driver
     from hookpool._map import Map
+    from hookpool._repeats import repeats_in
     from hookpool._task import Task
     from hookpool._wire import Form
 
@@ -231,7 +234,8 @@ class HookPoolExecutor(Executor):
         deadline = None if timeout is None else time.monotonic() + timeout
         self._driver.check_open()
         items = zip(*iterables, strict=False)
-        run = Map(self._driver, self._ledger, fn, _group(fn), items)
+        repeats = repeats_in(self._ledger, iterables)
+        run = Map(self._driver, self._ledger, fn, _group(fn), items, repeats)
         try:
             run.feed(buffersize)
         except BaseException:

@@ -17,11 +17,11 @@ import copyreg
 import pickle
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from types import FunctionType, ModuleType
-from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from hookpool import _classes, _objects, _rebuild
 from hookpool._functions import ATOMS, reduce_function
@@ -46,7 +46,7 @@ from hookpool._plans import (
 )
 
 if TYPE_CHECKING:
-    from hookpool._buffers import Lender, Parcel
+    from hookpool._buffers import Parcel
 
 __all__ = [
     "HookPickler",
@@ -279,6 +279,18 @@ class _Sink:
         self.write = write
 
 
+class Taker(Protocol):
+    """Who is left what is large: a `Lender`, or somebody in its place."""
+
+    def least(self) -> int:
+        """From which size on something is large."""
+
+    def parcel(
+        self, pickled: Sequence[Any], buffers: Sequence[pickle.PickleBuffer], /
+    ) -> bytes | Parcel:
+        """What is to be had instead of a pickle in pieces and its buffers."""
+
+
 class ReusablePickler(HookPickler):
     """Pickles one object after the other, each as if alone, with the highest protocol.
 
@@ -329,7 +341,7 @@ class ReusablePickler(HookPickler):
             chunks.clear()
         return data
 
-    def gathered(self, obj: Any, lender: Lender) -> bytes | Parcel:
+    def gathered(self, obj: Any, lender: Taker) -> bytes | Parcel:
         """As `pickled`, but what is large is left to the lender.
 
         The C pickler gives long `bytes` to its file as they are, so they are copied only once.
@@ -416,6 +428,20 @@ def pickled(kind: type[ReusablePickler], obj: Any, table: Table | None = None) -
         pickler = kind()
     pickler.use(table)
     data: bytes = pickler.pickled(obj)
+    pickler.release(len(data))
+    return data
+
+
+def gathered(
+    kind: type[ReusablePickler], obj: Any, lender: Taker, table: Table | None = None
+) -> bytes | Parcel:
+    """As `pickled`, but what is large is left to the lender."""
+    try:
+        pickler = kind.spare.pop()
+    except IndexError:
+        pickler = kind()
+    pickler.use(table)
+    data: bytes | Parcel = pickler.gathered(obj, lender)
     pickler.release(len(data))
     return data
 
@@ -541,9 +567,15 @@ class WorkerPickler(HookPickler):
         known = stamps.get(id(value))
         if known is None:
             # The value is kept too, or another one might get its id while this dump lasts.
-            known = stamps[id(value)] = _stamp(value, self.table), value
+            known = stamps[id(value)] = _stamp(value, self.digest, self.table), value
         stamp: bytes = known[0]
         return stamp
+
+    def digest(self, buffer: pickle.PickleBuffer) -> bytes:
+        """What tells the content of a large buffer from another."""
+        from hookpool import _sharing  # late: who pickles for nobody in particular needs none
+
+        return _sharing.digest(buffer.raw())
 
 
 _STAMPS = -3  # no object has this id
@@ -573,6 +605,8 @@ class _StampPickler(ReusablePickler):
 
     __slots__ = ()
 
+    gathers = True
+
     def stamps_of(self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]) -> Any:
         """That no globals are wanted."""
         return self.no_globals
@@ -587,6 +621,8 @@ class _StampPickler(ReusablePickler):
 
 # A stamp up to this long is the pickle itself.
 _SHORT = 32
+# From here on buffers are not copied for it.
+_LONG = 1 << 16
 
 
 def stands_for_itself(value: Any) -> bool:
@@ -601,9 +637,27 @@ def stands_for_itself(value: Any) -> bool:
     return False
 
 
-def _stamp(value: Any, table: Table | None) -> bytes:
+class _Digests:
+    """In the place of a lender: takes the digests of large buffers for the buffers."""
+
+    __slots__ = ("_digest",)
+
+    def __init__(self, digest: Callable[[pickle.PickleBuffer], bytes]) -> None:
+        self._digest = digest
+
+    def least(self) -> int:
+        return _LONG
+
+    def parcel(self, pieces: Sequence[Any], buffers: Sequence[pickle.PickleBuffer]) -> bytes:
+        return b"".join([*pieces, *map(self._digest, buffers)])
+
+
+def _stamp(
+    value: Any, digest: Callable[[pickle.PickleBuffer], bytes], table: Table | None
+) -> bytes:
     with _objects.without_handing_over():
-        data = pickled(_StampPickler, value, table)
+        data = gathered(_StampPickler, value, _Digests(digest), table)
+    assert type(data) is bytes
     if len(data) <= _SHORT:
         return data
     # Imported late: a worker has no use for it.

@@ -91,7 +91,7 @@ class Operations:
 
     def __init__(self) -> None:
         from hookpool import reduction
-        from hookpool._definitions import Shelf
+        from hookpool._shelf import Shelf
 
         self.reduction = reduction
         self.shelf = Shelf()

@@ -547,7 +547,7 @@ def test_a_function_whose_captured_objects_are_refused_has_no_definition() -> No
 
 def test_a_result_may_have_reducers_of_its_own(pool: Pool) -> None:
     def tabled() -> Any:
-        from hookpool._definitions import Tabled
+        from hookpool._shelf import Tabled
 
         return Tabled([Fraction(3)], {Fraction: lambda one: (int, ("7",))})
 

@@ -24,10 +24,11 @@ FLOORS = [
     ["_crew"],
     ["_task", "managers"],
     ["_worker", "_launch", "_primitives"],  # 2
-    ["_definitions"],
+    ["_repeats"],
+    ["_definitions", "_shelf"],
     ["reduction", "_channel", "_forkserver", "_watch"],  # 1
-    ["_plans", "_buffers"],
-    ["_phases"],
+    ["_plans", "_sharing"],
+    ["_phases", "_buffers"],
     ["_functions"],
     ["_objects", "_borrowed"],
     ["_containers", "_exceptions", "_type_forms"],
@@ -97,6 +98,7 @@ PARTS = {
     "_plans": "reduction",
     "_reader": "driver",
     "_rebuild_objects": "reduction",
+    "_shelf": "definitions",
     "_type_forms": "reduction",
 }
 

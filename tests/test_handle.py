@@ -17,8 +17,9 @@ import pytest
 import hookpool
 from hookpool import _buffers, errors
 from hookpool._buffers import Exchange, Lender, Parcel
-from hookpool._definitions import Ledger, Shelf
+from hookpool._definitions import Ledger
 from hookpool._rebuild import loading
+from hookpool._shelf import Shelf
 from hookpool.executor import HookPoolExecutor
 from tests.processes import wait_until
 

@@ -1,0 +1,83 @@
+"""What neighbouring calls of one map have in common: sent once, and not with each of them.
+
+Owns the handles that stand for such objects while a map takes its items.  Done only where nobody's
+code runs between two items, so that an object that is met again is still what it was: of a list it
+is certain, of a generator, which may fill one array again and again, it is not.
+
+Belongs to the thread that calls `map`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from hookpool._buffers import Parcel
+
+if TYPE_CHECKING:
+    from hookpool._definitions import Ledger, Packet
+    from hookpool._handle import Handle
+
+# To take an item of these runs no code of anybody's.
+_INERT = frozenset({list, tuple, range, itertools.repeat, dict, set, frozenset, str, bytes})
+# No pickler is asked about these: where one refers to it, too, it would be another object there.
+# As an argument itself that does not matter for the last two, which cannot be changed.
+_NOT_ASKED = frozenset({list, dict, set, frozenset, tuple, bytearray, int, float, complex, bool})
+_UNCHANGING = frozenset({bytes, str})
+# Shorter ones are certainly not worth it.
+_SHORT = 1000
+
+
+class Repeats:
+    """See the module."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        #: What stands for what, by its id.
+        self._handles: dict[int, Handle] = {}
+        #: All that was looked at, so that their ids stay theirs.
+        self._seen: dict[int, Any] = {}
+
+    def note(self, rows: list[tuple[Any, ...]]) -> None:
+        """Look at the arguments of neighbouring calls, before they are dumped."""
+        if len(rows) > 1:
+            for one, next_one in zip(rows[0], rows[1], strict=True):
+                if one is next_one:
+                    self.consider(one)
+
+    def consider(self, obj: Any) -> None:
+        """Something comes again: perhaps it is large."""
+        kind = type(obj)
+        if (
+            obj is None
+            or kind in _NOT_ASKED
+            or (kind in _UNCHANGING and len(obj) <= _SHORT)
+            or id(obj) in self._seen
+        ):
+            return
+        self._seen[id(obj)] = obj
+        try:
+            handle = self._ledger.put(obj)
+        except Exception:  # noqa: BLE001 - the calls will fail, each for itself and with its path
+            return
+        if type(handle.definition.data) is Parcel:
+            self._handles[id(obj)] = handle
+
+    def dump(self, function: Any, args: tuple[Any, ...]) -> Packet:
+        """As `Ledger.dump`, of the arguments, and of the function unless it is None."""
+        obj: Any = args if function is None else (function, args, {})
+        parts = {"args": args} if function is None else {"the function": function, "args": args}
+        handles = self._handles
+        if not handles:
+            return self._ledger.dump(obj, parts)
+        short = tuple(
+            [handles.get(id(arg), arg) if type(arg) in _UNCHANGING else arg for arg in args]
+        )
+        obj = short if function is None else (function, short, {})
+        return self._ledger.dump_repeats(obj, parts, handles)
+
+
+def repeats_in(ledger: Ledger, iterables: Iterable[Any]) -> Repeats | None:
+    """Where to note what comes again among the items of these; None where it cannot be told."""
+    return Repeats(ledger) if _INERT.issuperset(map(type, iterables)) else None

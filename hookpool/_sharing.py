@@ -1,0 +1,155 @@
+"""Large buffers that several workers will have: copied once, and found again by their originals.
+
+Owns the answer to whether an original is still what its copy is, which is a comparison: about
+twice the time that copying takes while memory is warm, a fifth of what it takes when it is not,
+and then nothing has to be sent.  Where an original is, is only a hint where to look.
+
+Any thread may call it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from hookpool._buffers import Lender, Parcel, is_same
+
+if TYPE_CHECKING:
+    import pickle
+    from collections.abc import Sequence
+
+    from hookpool._borrowed import Buffer
+    from hookpool._slots import Slot
+
+# So many originals are remembered before those are looked for whose copies are gone.
+_MANY = 64
+
+#: Where an original is, and how long.
+_Place: TypeAlias = "tuple[int, int]"
+
+
+class _Copy(NamedTuple):
+    """Where a copy is: the parcel, which of its parts, and the digest, if it is known.
+
+    Not the slot: what has a finalizer can be had by a weak reference while that runs.
+    """
+
+    parcel: weakref.ref[Parcel]
+    part: int
+    digest: bytes | None
+
+
+class _Met(NamedTuple):
+    """A buffer that was met, which holds its memory; its slot and its digest, as far as known."""
+
+    buffer: pickle.PickleBuffer
+    slot: Slot | None
+    digest: bytes | None
+
+
+class Copies:
+    """What has been copied into a lender's memory for several workers."""
+
+    def __init__(self, lender: Lender) -> None:
+        self.lender = lender
+        #: By place, the oldest first: functions that share an original each have a parcel.
+        self._known: dict[_Place, tuple[_Copy, ...]] = {}
+
+    def sharing(self, mode: int, least: int) -> Sharing:
+        """For one object that several workers will have.
+
+        Args:
+            mode: see `Lender.parcel`.
+            least: from which size on a buffer leaves the pickle.
+        """
+        return Sharing(self, mode, least)
+
+    def find(self, place: _Place, raw: Buffer) -> tuple[Slot, bytes | None] | None:
+        """The slot with a copy of what is there now, and its digest."""
+        looked_at: list[Slot] = []
+        for copy in reversed(self._known.get(place, ())):
+            parcel = copy.parcel()
+            slot = None if parcel is None else parcel.slot(copy.part)
+            if parcel is None or slot is None or slot in looked_at:
+                continue
+            if is_same(parcel.view(copy.part), raw):
+                return slot, copy.digest
+            looked_at.append(slot)
+        return None
+
+    def note(self, place: _Place, parcel: Parcel, part: int, digest: bytes | None) -> None:
+        """A copy of what is there is in this part."""
+        known = self._known
+        if len(known) >= _MANY:
+            for one, copies in list(known.items()):
+                if not _living(copies):
+                    known.pop(one, None)
+        known[place] = (*_living(known.get(place, ())), _Copy(weakref.ref(parcel), part, digest))
+
+
+def _living(copies: tuple[_Copy, ...]) -> tuple[_Copy, ...]:
+    return tuple([copy for copy in copies if copy.parcel() is not None])
+
+
+class Sharing:
+    """In the place of a lender, while one object is pickled; see `Copies.sharing`."""
+
+    __slots__ = ("_copies", "_least", "_met", "_mode")
+
+    def __init__(self, copies: Copies, mode: int, least: int) -> None:
+        self._copies = copies
+        self._mode = mode
+        self._least = least
+        #: What was compared or copied a moment ago is not looked at again.
+        self._met: dict[_Place, _Met] = {}
+
+    def least(self) -> int:
+        """As a lender's."""
+        return self._least
+
+    def parcel(self, pickled: Sequence[Buffer], buffers: Sequence[pickle.PickleBuffer]) -> Parcel:
+        """As a lender's; what has a copy already is not copied again."""
+        lender, copies = self._copies.lender, self._copies
+        found = [self._find(buffer) for buffer in buffers]
+        parcel = lender.parcel(pickled, buffers, self._mode, [met.slot for met in found])
+        for part, met in enumerate(found, 1):
+            if parcel.slot(part) is not None:
+                copies.note(_place(met.buffer), parcel, part, met.digest)
+        return parcel
+
+    def digest(self, buffer: pickle.PickleBuffer) -> bytes:
+        """What tells the content of a buffer from another."""
+        met = self._find(buffer)
+        if met.digest is not None:
+            return met.digest
+        made = digest(buffer.raw())
+        self._met[_place(buffer)] = met._replace(digest=made)
+        return made
+
+    def _find(self, buffer: pickle.PickleBuffer) -> _Met:
+        place = _place(buffer)
+        met = self._met.get(place)
+        if met is None:
+            found = self._copies.find(place, buffer.raw())
+            met = self._met[place] = _Met(buffer, *(found or (None, None)))
+        return met
+
+
+def _place(buffer: pickle.PickleBuffer) -> _Place:
+    with memoryview(buffer) as view:
+        owner: Any = view.obj
+        size = view.nbytes
+    if type(owner).__module__ == "numpy":
+        # There is a new object each time where an array is not in C's order.
+        return owner.__array_interface__["data"][0], size
+    return id(owner), size
+
+
+def digest(data: Buffer) -> bytes:
+    """As above.
+
+    By SHA-1, the fastest of those that many processors have built in: nobody is kept out here.
+    """
+    from hashlib import sha1  # late: a worker has no use for it
+
+    return sha1(data, usedforsecurity=False).digest()

@@ -1,0 +1,145 @@
+"""A worker's side of the definitions: functions, classes and what was put, by their numbers.
+
+Owns what the numbers of the owner's `Ledger` mean here, and how results are pickled, which may
+refer to the owner's classes. Knows nothing of channels and tasks: whoever loads the data of a
+packet has taken the definitions that it needs before.
+
+A shelf belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+from hookpool import _rebuild
+from hookpool._buffers import Borrowed, Lender, Parcel, loads, loads_again
+from hookpool._functions import ATOMS
+from hookpool._plans import plans
+from hookpool._rebuild import loading
+from hookpool.reduction import ReusablePickler, Table, raise_explained
+
+# Strings up to so many characters are not large, whatever the threshold is.
+_LONG = 1000
+
+
+class Tabled:
+    """A result to be pickled with reducers of its own for some types; arrives as what it holds."""
+
+    __slots__ = ("obj", "table")
+
+    def __init__(self, obj: Any, table: Table) -> None:
+        self.obj = obj
+        self.table = table
+
+
+class Shelf:
+    """A worker's definitions, by number.  They are loaded when they are first needed."""
+
+    def __init__(self, lender: Lender | None = None) -> None:
+        self._lender = lender or Lender(0)
+        self._data: dict[int, bytes | Borrowed] = {}
+        #: What is not loaded once and for all, but anew for each task.
+        self._handed: dict[int, bytes | Borrowed] = {}
+        self._objects: dict[int, Any] = {}
+        #: The owner's classes that each definition brought, and how many brought each, by its id.
+        self._classes: dict[int, list[Any]] = {}
+        self._brought: collections.Counter[int] = collections.Counter()
+        self._newest = 0
+        self._require = self.function  # made once
+
+    def define(self, number: int, data: bytes | Borrowed) -> None:
+        """Take a definition; what is wrong with it shows when it is used."""
+        self._data[number] = data
+
+    def hand(self, number: int, data: bytes | Borrowed) -> None:
+        """As `define`, of what each task gets a copy of."""
+        self._handed[number] = data
+
+    def forget(self, number: int) -> None:
+        """Drop a definition that the owner has dropped."""
+        self._data.pop(number, None)
+        self._handed.pop(number, None)
+        self._objects.pop(number, None)
+        self._brought.subtract(map(id, self._classes.pop(number, ())))
+
+    def function(self, number: int) -> Any:
+        """What a number means."""
+        try:
+            return self._objects[number]
+        except KeyError:
+            return self._load_definition(number)
+
+    def load(self, data: Any) -> Any:
+        """Load the data of a packet."""
+        return self._loads(data, self._newest)
+
+    def dump(self, obj: Any) -> bytes | Parcel:
+        """Pickle a result; the owner's classes go back by their tokens."""
+        kind = type(obj)
+        if id(kind) in ATOMS and not ((kind is bytes or kind is str) and len(obj) > _LONG):
+            return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
+        table = None
+        if kind is Tabled:
+            obj, table = obj.obj, obj.table
+        plans.check()
+        try:
+            pickler = _ShelfPickler.spare.pop()
+        except IndexError:
+            pickler = _ShelfPickler()
+        pickler.use(table)
+        pickler.shelf = self
+        try:
+            data: bytes | Parcel = pickler.gathered(obj, self._lender)
+        except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+            raise_explained(error, {"result": obj})
+        pickler.shelf = None
+        pickler.release(len(data))
+        return data
+
+    def has_class(self, cls: Any) -> bool:
+        """Whether the owner certainly has this class."""
+        return self._brought[id(cls)] > 0
+
+    def _load_definition(self, number: int) -> Any:
+        if number in self._handed:
+            return self._loads(self._handed[number], number, loads_again)
+        classes: list[Any] = []
+        outer, loading.classes = loading.classes, classes
+        try:
+            obj = self._loads(self._data[number], number)
+        finally:
+            loading.classes = outer
+        self._objects[number] = obj
+        self._classes[number] = classes
+        self._brought.update(map(id, classes))
+        del self._data[number]
+        self._newest = max(self._newest, number)
+        return obj
+
+    def _loads(self, data: Any, number: int, load: Callable[[Any], Any] = loads) -> Any:
+        outer, require = loading.number, loading.require
+        loading.number, loading.require = number, self._require
+        try:
+            return load(data)
+        finally:
+            loading.number, loading.require = outer, require
+
+
+class _ShelfPickler(ReusablePickler):
+    """Writes results."""
+
+    __slots__ = ("shelf",)
+
+    gathers = True
+
+    shelf: Shelf | None
+
+    def reduce_class(self, cls: Any) -> Any:
+        if self.shelf is not None and self.shelf.has_class(cls):
+            known = _rebuild.identity_of(cls)
+            assert known is not None
+            return _rebuild.known_class, (known.token,)
+        return super().reduce_class(cls)
