@@ -20,90 +20,24 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench import scenarios, tasks
+from bench.casework import (
+    BUDGET,
+    WORKERS,
+    Case,
+    Unfit,
+    echo_for,
+    fitting,
+    make_case,
+    per_task,
+    several,
+    started,
+    timed,
+)
+from bench.large_cases import LARGE
 from bench.subjects import LOST_POOL, Function, Subject
-
-WORKERS = 2
-#: seconds a measurement of throughput may take: a subject that would need more gets fewer tasks,
-#: and its row says so (costs per task are compared, so this favours nobody but those who warm up)
-BUDGET = 2.5
-
-
-class Case(NamedTuple):
-    """One question to every subject that can answer it."""
-
-    name: str
-    title: str
-    #: "s" seconds, "B" bytes, "x" times the ideal
-    unit: str
-    run: Callable[[Subject, int], list[float]]
-    #: methods a subject must have
-    needs: tuple[str, ...]
-    #: how many (items, samples: the case says), quick and full
-    sizes: tuple[int, int]
-    #: blocks per subject, quick (0: only when named) and full
-    rounds: tuple[int, int]
-    #: what the samples of a block are reduced to
-    statistics: tuple[str, ...] = ("p50",)
-    baseline: str = "ppe-fork"
-    #: about how processes start: siblings that differ in this alone take part
-    starts: bool = False
-    #: seconds after which a block is killed
-    limit: float = 20.0
-
-
-class Unfit(Exception):
-    """The subject cannot answer; the text is its row in the table."""
-
-
-def fitting(subject: Subject, by_value: Function, importable: Function) -> Function:
-    return by_value if subject.takes_lambdas else importable
-
-
-def echo_for(subject: Subject) -> Function:
-    return fitting(subject, lambda x: x, tasks.echo)
-
-
-def started(subject: Subject, warm: int = 20) -> Function:
-    """Start the subject, warm its workers up, return the trivial function for it."""
-    echo = echo_for(subject)
-    subject.start(WORKERS)
-    for number in range(warm):
-        if subject.submit_wait(echo, number) != number:
-            raise AssertionError(f"{subject.name} returned a wrong result")
-    return echo
-
-
-def timed(call: Callable[[], Any]) -> float:
-    before = time.perf_counter()
-    call()
-    return time.perf_counter() - before
-
-
-def per_task(
-    subject: Subject, run: Callable[[int], Any], size: int, probe: int, budget: float = BUDGET
-) -> float:
-    """Seconds per task of `run(size)`; with fewer tasks where so many do not fit the budget."""
-    for _ in range(2):  # a first run may pay for things that the others do not
-        cost = timed(lambda: run(probe)) / probe
-        count = max(probe, min(size, int(budget / cost)))
-        if count == size:
-            break
-    if count < size:
-        subject.note(f"{count} tasks in place of {size}")
-    return timed(lambda: run(count)) / count
-
-
-def several(call: Callable[[], Any], size: int, seconds: float) -> list[float]:
-    """Up to `size` samples, at least one, for about so long."""
-    until = time.perf_counter() + seconds
-    samples = [timed(call)]
-    while len(samples) < size and time.perf_counter() < until:
-        samples.append(timed(call))
-    return samples
-
 
 # ---- starting -----------------------------------------------------------------------------------
 
@@ -323,42 +257,6 @@ def _over_ideal(
 # -----------------------------------------------------------------------------------------
 
 
-def _array_argument(subject: Subject, size: int, megabytes: int) -> list[float]:
-    import numpy
-
-    started(subject)
-    ends = fitting(subject, lambda a: float(a[0] + a[-1]), tasks.ends)
-    subject.submit_wait(ends, numpy.ones(8))
-    samples = []
-    for number in range(size):
-        array = numpy.full(megabytes * 1_000_000 // 8, float(number))  # never the same one
-        samples.append(timed(partial(subject.submit_wait, ends, array)))
-    return samples
-
-
-def _array_result(subject: Subject, size: int, megabytes: int) -> list[float]:
-    started(subject)
-    count = megabytes * 1_000_000 // 8
-    subject.submit_wait(tasks.ones, 8)
-    return [timed(lambda: subject.submit_wait(tasks.ones, count)[-1]) for _ in range(size)]
-
-
-def array_argument_1(subject: Subject, size: int) -> list[float]:
-    return _array_argument(subject, size, 1)
-
-
-def array_argument_100(subject: Subject, size: int) -> list[float]:
-    return _array_argument(subject, size, 100)
-
-
-def array_result_1(subject: Subject, size: int) -> list[float]:
-    return _array_result(subject, size, 1)
-
-
-def array_result_100(subject: Subject, size: int) -> list[float]:
-    return _array_result(subject, size, 100)
-
-
 def big_closure(subject: Subject, size: int) -> list[float]:
     """A function that carries 10 MB along: is it pickled and sent per task, or once per worker?"""
     return _big_closure(subject, size, subject.map_many)
@@ -433,26 +331,12 @@ def _fails_within_patience(subject: Subject) -> None:
         raise Unfit("the killed task counts as done")
 
 
-def _case(
-    name: str,
-    title: str,
-    run: Callable[[Subject, int], list[float]],
-    needs: str,
-    sizes: tuple[int, int],
-    rounds: tuple[int, int],
-    **more: Any,
-) -> Case:
-    return Case(
-        name, title, more.pop("unit", "s"), run, tuple(needs.split()), sizes, rounds, **more
-    )
-
-
 P50_AND_P99 = ("p50", "p99")
 
 CASES: dict[str, Case] = {
     case.name: case
     for case in (
-        _case(
+        make_case(
             "cold_start",
             "interpreter start to first result",
             cold_start,
@@ -462,7 +346,7 @@ CASES: dict[str, Case] = {
             baseline="ppe-spawn",
             starts=True,
         ),
-        _case(
+        make_case(
             "second_pool",
             "another pool in the same program, start to first result",
             second_pool,
@@ -472,7 +356,7 @@ CASES: dict[str, Case] = {
             baseline="ppe-spawn",
             starts=True,
         ),
-        _case(
+        make_case(
             "recycling",
             "a new worker for each task (max_tasks_per_child=1), per task",
             recycling,
@@ -482,7 +366,7 @@ CASES: dict[str, Case] = {
             baseline="ppe-spawn",
             starts=True,
         ),
-        _case(
+        make_case(
             "round_trip",
             "submit one tiny task and wait",
             round_trip,
@@ -491,7 +375,7 @@ CASES: dict[str, Case] = {
             (1, 4),
             statistics=P50_AND_P99,
         ),
-        _case(
+        make_case(
             "round_trip_one_core",
             "submit one tiny task and wait, all on one core",
             round_trip_one_core,
@@ -500,7 +384,7 @@ CASES: dict[str, Case] = {
             (0, 2),
             statistics=P50_AND_P99,
         ),
-        _case(
+        make_case(
             "submit_many",
             "submit tiny tasks, then all results, per task",
             submit_many,
@@ -508,7 +392,7 @@ CASES: dict[str, Case] = {
             (500, 20_000),
             (1, 3),
         ),
-        _case(
+        make_case(
             "completed_many",
             "as_completed over tiny tasks, per task",
             completed_many,
@@ -516,7 +400,7 @@ CASES: dict[str, Case] = {
             (500, 5_000),
             (0, 3),
         ),
-        _case(
+        make_case(
             "map_many",
             "map of tiny tasks at default arguments, per task",
             map_many,
@@ -525,7 +409,7 @@ CASES: dict[str, Case] = {
             (1, 3),
         ),
         *(
-            _case(
+            make_case(
                 f"map_1e{power}",
                 f"map of 1e{power} tiny tasks, per task",
                 map_size,
@@ -537,7 +421,7 @@ CASES: dict[str, Case] = {
             )
             for power in (3, 4, 5, 6)
         ),
-        _case(
+        make_case(
             "memory_of_a_stream",
             "growth of the parent while 100 000 results are taken one by one",
             memory_of_a_stream,
@@ -548,7 +432,7 @@ CASES: dict[str, Case] = {
             baseline="pool-fork",
         ),
         *(
-            _case(
+            make_case(
                 f"{kind}_{what.__name__}",
                 f"map of tasks that {verb} {how_long}, times the ideal",
                 partial(run, durations),
@@ -566,39 +450,7 @@ CASES: dict[str, Case] = {
                 (spinning, spinning, "compute"),
             )
         ),
-        _case(
-            "array_argument_1",
-            "1 MB array as argument",
-            array_argument_1,
-            "submit_wait",
-            (10, 20),
-            (1, 2),
-        ),
-        _case(
-            "array_argument_100",
-            "100 MB array as argument",
-            array_argument_100,
-            "submit_wait",
-            (1, 1),
-            (0, 1),
-        ),
-        _case(
-            "array_result_1",
-            "1 MB array as result",
-            array_result_1,
-            "submit_wait",
-            (10, 20),
-            (0, 2),
-        ),
-        _case(
-            "array_result_100",
-            "100 MB array as result",
-            array_result_100,
-            "submit_wait",
-            (1, 1),
-            (0, 1),
-        ),
-        _case(
+        make_case(
             "big_closure",
             "map of a function that carries 10 MB, per task",
             big_closure,
@@ -606,7 +458,7 @@ CASES: dict[str, Case] = {
             (10, 200),
             (0, 2),
         ),
-        _case(
+        make_case(
             "big_closure_submit",
             "submit of a function that carries 10 MB, per task",
             big_closure_submit,
@@ -614,7 +466,7 @@ CASES: dict[str, Case] = {
             (10, 200),
             (0, 1),
         ),
-        _case(
+        make_case(
             "many_objects",
             "1 000 dataclass instances as argument and result, per task",
             many_objects,
@@ -622,7 +474,7 @@ CASES: dict[str, Case] = {
             (10, 200),
             (0, 2),
         ),
-        _case(
+        make_case(
             "scenario_numerical",
             "twenty filters over one image of 8 MB",
             scenarios.numerical,
@@ -631,7 +483,7 @@ CASES: dict[str, Case] = {
             (0, 2),
             baseline="mpire",
         ),
-        _case(
+        make_case(
             "scenario_stateful",
             "counts of prefixes kept in the workers, 60 documents",
             scenarios.stateful,
@@ -640,7 +492,7 @@ CASES: dict[str, Case] = {
             (0, 2),
             baseline="mpire",
         ),
-        _case(
+        make_case(
             "scenario_initialization",
             "a model loaded once per worker, 50 evaluations",
             scenarios.initialization,
@@ -649,7 +501,7 @@ CASES: dict[str, Case] = {
             (0, 2),
             baseline="mpire",
         ),
-        _case(
+        make_case(
             "recovery",
             "task that kills its worker to next result",
             recovery,
@@ -658,7 +510,7 @@ CASES: dict[str, Case] = {
             (1, 2),
             limit=10.0,
         ),
-        _case(
+        make_case(
             "process_start_join",
             "Process: start and join",
             process_start_join,
@@ -668,8 +520,8 @@ CASES: dict[str, Case] = {
             baseline="pool-fork",
             starts=True,
         ),
-        _case("import_time", "import", import_time, "", (1, 5), (0, 2)),
-        _case(
+        make_case("import_time", "import", import_time, "", (1, 5), (0, 2)),
+        make_case(
             "idle_memory",
             "memory of an idle worker (proportional set size)",
             idle_memory,
@@ -680,5 +532,6 @@ CASES: dict[str, Case] = {
             baseline="ppe-spawn",
             starts=True,
         ),
+        *LARGE,
     )
 }

@@ -49,6 +49,8 @@ def able(case: Case, subjects: Sequence[str]) -> list[str]:
     """The subjects that can do the case, and differ in it."""
     found = [SUBJECTS[name]() for name in subjects]
     found = [subject for subject in found if is_supported(subject) and subject.can(case.needs)]
+    if not case.large:
+        found = [subject for subject in found if not subject.only_large]
     if not case.starts:
         found = [subject for subject in found if not subject.only_starts] or found
     if not case.needs:  # all that is asked of a subject is its import: once per import is enough

@@ -11,6 +11,8 @@ refuses, it cannot.
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
@@ -35,6 +37,8 @@ class Subject:
     #: True: differs from a sibling in how processes start and nothing else, so it is asked about
     #: that only
     only_starts: ClassVar[bool] = False
+    #: True: has its own way with large data and is asked about nothing else
+    only_large: ClassVar[bool] = False
     #: True: a sibling on the same engine, shown beside it: one round of each case is enough
     once: ClassVar[bool] = False
 
@@ -67,6 +71,20 @@ class Subject:
 
     def map_many(self, fn: Function, items: Iterable[Any]) -> list[Any]:
         """The library's map at default arguments."""
+        raise NotImplementedError
+
+    def map_common(
+        self, fn: Callable[..., Any], common: Any, items: Iterable[Any]
+    ) -> Iterable[Any]:
+        """The map of a function of two arguments, the first of which is the same in each call."""
+        raise NotImplementedError
+
+    def spread(self, fn: Function, common: Any, items: Iterable[Any]) -> list[Any]:
+        """A function of (common, item), by what is there for large data that all tasks read."""
+        raise NotImplementedError
+
+    def start_without_sharing(self, workers: int) -> None:
+        """Start so that large data go through pipes."""
         raise NotImplementedError
 
     def consume(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
@@ -106,6 +124,11 @@ class ExecutorSubject(Subject):
 
     def map_many(self, fn: Function, items: Iterable[Any]) -> list[Any]:
         return list(self.pool.map(fn, items))
+
+    def map_common(
+        self, fn: Callable[..., Any], common: Any, items: Iterable[Any]
+    ) -> Iterable[Any]:
+        return list(self.pool.map(fn, itertools.repeat(common), items))
 
     def stop(self) -> None:
         self.pool.shutdown()
@@ -172,6 +195,13 @@ class HookPool(ExecutorSubject):
     def start_recycling(self, workers: int) -> None:
         self._start(workers, max_tasks_per_child=1)
 
+    def start_without_sharing(self, workers: int) -> None:
+        self._start(workers, shared_memory=0)
+
+    def spread(self, fn: Function, common: Any, items: Iterable[Any]) -> list[Any]:
+        handle = self.pool.put(common)  # type: ignore[attr-defined]
+        return [future.result() for future in [self.pool.submit(fn, (handle, n)) for n in items]]
+
     def consume(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
         more: Any = {"buffersize": WINDOW}  # not in the type of every Executor's map yet
         return self.pool.map(fn, items, **more)
@@ -231,6 +261,12 @@ class PoolSubject(Subject):
 
     def map_many(self, fn: Function, items: Iterable[Any]) -> list[Any]:
         return list(self.pool.map(fn, items))
+
+    def map_common(
+        self, fn: Callable[..., Any], common: Any, items: Iterable[Any]
+    ) -> Iterable[Any]:
+        # A chunk is one pickle, so that it is in each but once; its tasks share it, too.
+        return list(self.pool.starmap(fn, zip(itertools.repeat(common), items)))
 
     def consume(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
         return iter(self.pool.imap(fn, items, chunksize=100))
@@ -309,6 +345,16 @@ class JoblibSubject(Subject):
         from joblib import delayed
 
         return list(self.parallel(delayed(fn)(item) for item in items))
+
+    def map_common(
+        self, fn: Callable[..., Any], common: Any, items: Iterable[Any]
+    ) -> Iterable[Any]:
+        from joblib import delayed
+
+        return list(self.parallel(delayed(fn)(common, item) for item in items))
+
+    def spread(self, fn: Function, common: Any, items: Iterable[Any]) -> list[Any]:
+        return self.map_many(fn, ((common, item) for item in items))  # mapped from a file
 
     def consume(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
         from joblib import Parallel, delayed
@@ -475,9 +521,71 @@ class Pebble(Subject):
     def map_many(self, fn: Function, items: Iterable[Any]) -> list[Any]:
         return list(self.pool.map(fn, items).result())
 
+    def map_common(
+        self, fn: Callable[..., Any], common: Any, items: Iterable[Any]
+    ) -> Iterable[Any]:
+        return list(self.pool.map(fn, itertools.repeat(common), items).result())
+
     def stop(self) -> None:
         self.pool.close()
         self.pool.join()
+
+
+class Ray(Subject):
+    """An object store in shared memory. What arrives from it cannot be written to."""
+
+    name = "ray"
+    import_line = "import ray"
+    packages = ("ray",)
+    takes_lambdas = True
+    only_large = True
+
+    def start(self, workers: int) -> None:
+        import ray
+
+        options: Any = {"include_dashboard": False, "log_to_driver": False}
+        ray.init(num_cpus=workers, object_store_memory=2 << 30, **options)
+        self._remote: dict[Any, Any] = {}
+
+    def _call(self, fn: Callable[..., Any], *args: Any) -> Any:
+        import ray
+
+        if fn not in self._remote:
+            self._remote[fn] = ray.remote(fn)
+        return self._remote[fn].remote(*args)
+
+    def submit_wait(self, fn: Function, arg: Any) -> Any:
+        import ray
+
+        return ray.get(self._call(fn, arg))
+
+    def map_many(self, fn: Function, items: Iterable[Any]) -> list[Any]:
+        import ray
+
+        return list(ray.get([self._call(fn, item) for item in items]))
+
+    def map_common(
+        self, fn: Callable[..., Any], common: Any, items: Iterable[Any]
+    ) -> Iterable[Any]:
+        import ray
+
+        return list(ray.get([self._call(fn, common, item) for item in items]))
+
+    def spread(self, fn: Function, common: Any, items: Iterable[Any]) -> list[Any]:
+        import ray
+
+        handle = ray.put(common)
+        return list(ray.get([self._call(_pair, fn, handle, item) for item in items]))
+
+    def stop(self) -> None:
+        import ray
+
+        ray.shutdown()
+
+
+def _pair(fn: Function, common: Any, item: Any) -> Any:
+    """ray finds a handle among the arguments only, not in a tuple that is one of them."""
+    return fn((common, item))
 
 
 def known(name: str) -> Subject:
@@ -489,7 +597,12 @@ def known(name: str) -> Subject:
 
 
 def is_supported(subject: Subject) -> bool:
-    """False where the operating system lacks the start method."""
+    """False where the operating system lacks the start method, or ray is not installed.
+
+    ray is in no list of what to install: it is larger than all the others together.
+    """
+    if subject.only_large and importlib.util.find_spec(subject.name) is None:
+        return False
     method = getattr(subject, "method", "hookpool")
     return method == "hookpool" or method in multiprocessing.get_all_start_methods()
 
@@ -508,6 +621,7 @@ SUBJECTS: dict[str, type[Subject]] = {
         JoblibLoky,
         Mpire,
         Pebble,
+        Ray,
         HookPool,
         PoolHook,
         JoblibHook,

@@ -20,9 +20,17 @@ def lookup(table: Any, index: int) -> Any:
     return table[index]
 
 
-def ends(array: Any) -> float:
-    """Touch both ends of an array, so that a lazy arrival is not taken for a free one."""
-    return float(array[0] + array[-1])
+def total(array: Any) -> float:
+    return float(array.sum())
+
+
+def at(pair: Any) -> float:
+    array, index = pair
+    return float(array[index])
+
+
+def at_of(array: Any, index: int) -> float:
+    return float(array[index])
 
 
 def ones(count: int) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cases, compare, page, record, run, stats, table, targets, tasks
+from bench import cases, casework, compare, page, record, run, stats, table, targets, tasks
 from bench.cases import CASES
 from bench.subjects import SUBJECTS, Subject
 
@@ -95,9 +95,9 @@ def test_a_slow_subject_gets_fewer_tasks_and_its_row_says_so(monkeypatch):
     subject = SUBJECTS["ppe-fork"]()
     asked = []
     costs = iter([40.0, 2.0, 7.0])  # a slow first time, a second per task, then whatever
-    monkeypatch.setattr(cases, "timed", lambda call: (call(), next(costs))[1])
+    monkeypatch.setattr(casework, "timed", lambda call: (call(), next(costs))[1])
 
-    cost = cases.per_task(subject, asked.append, 1000, probe=2, budget=7.0)
+    cost = casework.per_task(subject, asked.append, 1000, probe=2, budget=7.0)
 
     assert asked == [2, 2, 7]
     assert cost == 1.0
@@ -107,9 +107,9 @@ def test_a_slow_subject_gets_fewer_tasks_and_its_row_says_so(monkeypatch):
 def test_a_fast_subject_gets_all_tasks(monkeypatch):
     subject = SUBJECTS["ppe-fork"]()
     asked = []
-    monkeypatch.setattr(cases, "timed", lambda call: (call(), 0.001)[1])
+    monkeypatch.setattr(casework, "timed", lambda call: (call(), 0.001)[1])
 
-    cases.per_task(subject, asked.append, 1000, probe=2)
+    casework.per_task(subject, asked.append, 1000, probe=2)
 
     assert asked == [2, 1000]
     assert not subject.notes
