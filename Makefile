@@ -58,11 +58,11 @@ agree: $(call stamp,test) $(call stamp,frameworks) ## other projects' own test s
 faults: $(call stamp,test) $(call stamp,frameworks) ## the slow tests: every way to die, on every start method
 	@$(PYTEST) -q -m slow --timeout 300 -o faulthandler_timeout=290
 
-stress: $(call stamp,test) ## random kills with all cores busy for SECONDS=1800, then the races N=20 times over
+stress: $(call stamp,test) ## two soaks with random kills for SECONDS=1800 each, then the races N=20 times over
 	@HOOKPOOL_STRESS_SECONDS=$(SECONDS) $(PYTEST) -q -x -m stress \
-	    -o faulthandler_timeout=0 tests/test_stress.py
+	    -o faulthandler_timeout=0 tests/test_stress.py tests/test_large_soak.py
 	@for n in $$(seq $(N)); do echo "round $$n"; $(PYTEST) -q -x -m stress --timeout 300 -o faulthandler_timeout=290 \
-	    --ignore tests/test_stress.py; done
+	    --ignore tests/test_stress.py --ignore tests/test_large_soak.py; done
 
 matrix: ## make test on each CPython >= 3.11 that the PATH and pyenv have, in .venvs/
 	@tools/each_python.sh -q
