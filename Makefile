@@ -27,7 +27,7 @@ endef
 .NOTPARALLEL:
 
 .PHONY: help setup test-tools demo pure test check agree faults stress matrix \
-    bench bench-joblib bench-compare bench-plot docs dist ci clean
+    bench bench-joblib bench-compare bench-plot counts docs dist ci clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -79,6 +79,9 @@ bench-compare: $(call stamp,bench) ## what changed between two records: A=bench/
 bench-plot: $(call stamp,bench) ## draw bench/plots/ from all of bench/history/
 	@$(BIN)/python -m bench.plot
 
+counts: $(call stamp,test) ## instructions, calls, bytes, messages, modules: none more than before; BENCH=--update
+	@$(BIN)/python -m bench.counts $(BENCH)
+
 docs: $(call stamp,docs) ## the site, from docs/ and the docstrings; any warning is an error
 	@$(BIN)/python -m sphinx -n -W --keep-going -q -E -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
@@ -86,7 +89,7 @@ docs: $(call stamp,docs) ## the site, from docs/ and the docstrings; any warning
 dist: $(call stamp,dist) ## build wheel and sdist, look into them, import the wheel from an empty place
 	@rm -rf dist && $(BIN)/python -m build -q --no-isolation && $(BIN)/python tools/check_dist.py dist
 
-ci: check test faults docs dist ## everything a release must pass
+ci: check test faults docs counts dist ## everything a release must pass
 
 clean: ## remove the environments and everything built
 	rm -rf .venv .venvs dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -12,9 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from bench import cases, casework, compare, page, record, run, stats, table, targets, tasks
+from bench import (
+    cases,
+    casework,
+    compare,
+    counts,
+    page,
+    record,
+    run,
+    stats,
+    table,
+    targets,
+    tasks,
+)
 from bench.cases import CASES
 from bench.subjects import SUBJECTS, Subject
+from tests.helpers import ROOT
 
 # ---- arithmetic ----------------------------------------------------------------------------
 
@@ -418,3 +432,34 @@ def test_joblib_is_measured_pair_by_pair(tmp_path: Path):
     for case in cases.split(","):
         for subject in ("joblib", "joblib-hookpool"):
             assert sorted(record.samples_of(kept, case, subject)) == [0, 1]
+
+
+# --- counts ------------------------------------------------------------------------------------
+
+
+def test_calls_of_a_pickle_repeat():
+    assert counts.calls("lambda") == counts.calls("lambda") > 0
+
+
+def test_a_map_of_many_tiny_tasks_needs_few_messages():
+    assert counts.messages(1) == 1
+    assert counts.messages(10_000) < 10_000 / 50
+
+
+def test_an_import_is_counted_without_what_python_itself_loads():
+    assert counts.modules(counts.LOADED) == 0
+    assert counts.modules(f"import hookpool; {counts.LOADED}") > 2
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "said"),
+    [(5, None, "new"), (103, 100, ""), (104, 100, "MORE"), (97, 100, ""), (96, 100, "fewer")],
+)
+def test_a_count_may_differ_by_a_little(now, before, said):
+    assert counts.verdict(now, before) == said
+
+
+def test_counts_are_kept_for_every_python_that_is_supported():
+    text = (ROOT / "pyproject.toml").read_text()
+    versions = set(re.findall(r"Python :: (3\.\d+)", text))
+    assert set(json.loads(counts.BASELINE.read_text())) == versions
