@@ -154,6 +154,12 @@ def new_token(module: str | None, qualname: str, outline: str = "") -> str:
 # ---------------------------------------------------------------------------------------------
 
 
+def outline_of(*values: Any) -> str:
+    """As far as it can be said in short, what some values are: see `_outline`."""
+    met: set[int] = set()
+    return "\n".join([_described(value, met) for value in values])
+
+
 def _outline(cls: Any) -> str:
     """What tells classes of one name from each other, the same in each run of a program.
 

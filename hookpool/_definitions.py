@@ -33,6 +33,7 @@ from hookpool.reduction import (
     WorkerPickler,
     raise_explained,
     stands_for_itself,
+    take,
 )
 
 if TYPE_CHECKING:
@@ -361,10 +362,7 @@ class Ledger:
         handles: Mapping[int, Handle] | None = None,
     ) -> Packet:
         plans.check()
-        try:
-            pickler = kind.spare.pop()
-        except IndexError:
-            pickler = kind()
+        pickler = take(kind)
         pickler.ledger = self
         pickler.use(table)
         if lender is not self._lender:

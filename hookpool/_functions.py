@@ -276,7 +276,9 @@ def shells_of(pickler: Any, functions: Iterable[FunctionType]) -> list[FunctionT
     `fills_of` gives what brings that.
     """
     met = pickler.met
-    shells = []
+    shells: list[FunctionType] = []
+    if pickler.table is not None and FunctionType in pickler.table:
+        return shells  # they are the user's to reduce
     for fn in functions:
         if id(fn) not in met and not _is_safe_function(pickler, fn, inner=False):
             met[id(fn)] = True

@@ -388,16 +388,17 @@ def _reduce_context_variable(pickler: Any, variable: Any) -> Reduced:
         raise TypeError(
             "cannot pickle a bare 'ContextVar' object: its value belongs to this context"
         )
-    known = _tokens.get(id(variable))
-    if known is None:
-        token = _classes.new_token("ContextVar", variable.name)
-        # Kept with it: its id must not be used again, and context variables live for ever anyway.
-        known = _tokens.setdefault(id(variable), (token, variable))
-        there.variables[known[0]] = variable
     try:
         default: tuple[Any, ...] = (contextvars.Context().run(variable.get),)
     except LookupError:
         default = ()
+    known = _tokens.get(id(variable))
+    if known is None:
+        outline = _classes.outline_of(default)
+        token = _classes.new_token("ContextVar", variable.name, outline)
+        # Kept with it: its id must not be used again, and context variables live for ever anyway.
+        known = _tokens.setdefault(id(variable), (token, variable))
+        there.variables[known[0]] = variable
     return there.context_variable, (known[0], variable.name, default)
 
 

@@ -19,7 +19,7 @@ from hookpool._buffers import Borrowed, Lender, Parcel, loads, loads_again
 from hookpool._functions import ATOMS
 from hookpool._plans import plans
 from hookpool._rebuild import loading
-from hookpool.reduction import ReusablePickler, Table, raise_explained
+from hookpool.reduction import ReusablePickler, Table, raise_explained, take
 
 # Strings up to so many characters are not large, whatever the threshold is.
 _LONG = 1000
@@ -85,10 +85,7 @@ class Shelf:
         if kind is Tabled:
             obj, table = obj.obj, obj.table
         plans.check()
-        try:
-            pickler = _ShelfPickler.spare.pop()
-        except IndexError:
-            pickler = _ShelfPickler()
+        pickler = take(_ShelfPickler)
         pickler.use(table)
         pickler.shelf = self
         try:

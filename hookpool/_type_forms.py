@@ -29,11 +29,6 @@ def reduce_type_variable(_: Any, variable: Any) -> Any:
     name, module = variable.__name__, variable.__module__
     if is_module_importable(module) and getattr(sys.modules[module], name, None) is variable:
         return NotImplemented
-    known = _rebuild.identity_of(variable)
-    if known is None:
-        token = _classes.new_token(module, name)
-        mine = _rebuild.Identity(token, variable, is_ours=True)
-        known = _rebuild.identified(mine, variable)
     arguments = {}
     for key, (attribute, normal) in _VARIABLE_ARGUMENTS.items():
         value = getattr(variable, attribute, normal)
@@ -41,6 +36,12 @@ def reduce_type_variable(_: Any, variable: Any) -> Any:
             arguments[key] = value
     if hasattr(variable, "has_default") and variable.has_default():
         arguments["default"] = variable.__default__
+    known = _rebuild.identity_of(variable)
+    if known is None:
+        outline = _classes.outline_of(type(variable), arguments)
+        token = _classes.new_token(module, name, outline)
+        mine = _rebuild.Identity(token, variable, is_ours=True)
+        known = _rebuild.identified(mine, variable)
     return there.type_variable, (known.token, type(variable), name, module, arguments)
 
 

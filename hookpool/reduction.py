@@ -63,6 +63,7 @@ __all__ = [
     "raise_explained",
     "register_pickle_by_value",
     "stands_for_itself",
+    "take",
     "unregister_pickle_by_value",
     "worker_dumps",
     "write",
@@ -76,6 +77,7 @@ _CPickler = _pickle.Pickler
 _c_init = _CPickler.__init__
 _c_dump = _CPickler.dump
 _c_clear_memo = _CPickler.clear_memo
+_c_table: Any = _CPickler.dispatch_table
 _copyreg_table = copyreg.dispatch_table
 
 # Reducers by exact type, as in the `dispatch_table` of a pickler.
@@ -295,9 +297,9 @@ class ReusablePickler(HookPickler):
     """Pickles one object after the other, each as if alone, with the highest protocol.
 
     To make a C pickler takes three times as long as to pickle a few numbers with it.  So whoever
-    needs one takes it from `spare`, or makes it where there is none, and gives it back: with
-    `release`, after each dump that did not raise.  A dump inside a dump, a thread beside it or a
-    signal handler finds the list without it; a fork or an interrupt at worst loses it.
+    needs one calls `take`, and gives it back with `release`, after each dump that did not raise.
+    A dump inside a dump, a thread beside it or a signal handler finds the list without it; a fork
+    or an interrupt at worst loses it.
     """
 
     __slots__ = ("_chunks", "_large", "reducer_override")
@@ -306,6 +308,8 @@ class ReusablePickler(HookPickler):
     gathers = False
     #: Picklers that nobody uses; each subclass has a list of its own.
     spare: ClassVar[list[Any]] = []
+    #: The `dispatch_table` of the class that those have.
+    seen_table: ClassVar[Any] = _c_table
     protocol = _HIGHEST
 
     def __init__(self) -> None:
@@ -315,6 +319,7 @@ class ReusablePickler(HookPickler):
         buffers = (True, partial(_stays, self._large)) if self.gathers else ()
         _c_init(self, _Sink(self._chunks.append), _HIGHEST, *buffers)
         self.start()
+        self.table = getattr(self, "dispatch_table", None)
         self.root = None
         self.reducer_override = _hook_of(self)
 
@@ -324,7 +329,8 @@ class ReusablePickler(HookPickler):
     def use(self, table: Table | None) -> None:
         """Ask a table for reducers, in the next dump only."""
         if table is not None:
-            self.table = self.dispatch_table = table  # ours, and what the C pickler looks at
+            self.table = table
+            _c_table.__set__(self, table)  # the class may have another one under this name
 
     def pickled(self, obj: Any) -> bytes:
         """The pickle of an object; errors are as the C pickler raises them."""
@@ -371,7 +377,7 @@ class ReusablePickler(HookPickler):
     def release(self, size: int) -> None:
         """Drop every reference to what was pickled, in so many bytes, and be ready for more."""
         # Emptying a memo takes time, for as much as it ever held.
-        if size > _SMALL:
+        if size > _SMALL or (self.table is not None and type(self).dispatch_table is not _c_table):
             self.retire()
             return
         _c_clear_memo(self)
@@ -384,7 +390,7 @@ class ReusablePickler(HookPickler):
             self._end_loan()
         if self.table is not None:
             self.table = None
-            del self.dispatch_table
+            _c_table.__delete__(self)
         self.spare.append(self)
 
     def retire(self) -> None:
@@ -420,12 +426,21 @@ def _stays(large: _Large, buffer: pickle.PickleBuffer) -> bool:
 _SMALL = 1024
 
 
+def take(kind: type[ReusablePickler]) -> Any:
+    """A pickler of this kind that nobody uses; to be given back with `release`."""
+    if kind.dispatch_table is not kind.seen_table:
+        # Somebody has set one on the class, which C picklers look at when they are made.
+        kind.seen_table = kind.dispatch_table
+        kind.spare.clear()
+    try:
+        return kind.spare.pop()
+    except IndexError:
+        return kind()
+
+
 def pickled(kind: type[ReusablePickler], obj: Any, table: Table | None = None) -> bytes:
     """The pickle of an object by this kind of pickler; errors are as the C pickler raises them."""
-    try:
-        pickler = kind.spare.pop()
-    except IndexError:
-        pickler = kind()
+    pickler = take(kind)
     pickler.use(table)
     data: bytes = pickler.pickled(obj)
     pickler.release(len(data))
@@ -436,10 +451,7 @@ def gathered(
     kind: type[ReusablePickler], obj: Any, lender: Taker, table: Table | None = None
 ) -> bytes | Parcel:
     """As `pickled`, but what is large is left to the lender."""
-    try:
-        pickler = kind.spare.pop()
-    except IndexError:
-        pickler = kind()
+    pickler = take(kind)
     pickler.use(table)
     data: bytes | Parcel = pickler.gathered(obj, lender)
     pickler.release(len(data))

@@ -281,7 +281,7 @@ def probe():
 """,
     ),
     (
-        "dataclasses: slots, frozen, kw_only, InitVar, `MISSING`",
+        "dataclasses: slots, frozen, kw_only, InitVar, `MISSING`, `KW_ONLY`",
         """
 import dataclasses
 from dataclasses import dataclass, field, KW_ONLY, InitVar
@@ -299,7 +299,7 @@ class R:
     a: int
     _: KW_ONLY
     b: int = 0
-p = P(1, [2])
+p, kw_only = P(1, [2]), KW_ONLY
 def probe():
     try: object.__setattr__(p, 'z', 1)
     except AttributeError: slots = True
@@ -309,7 +309,7 @@ def probe():
     return (p, slots, frozen, dataclasses.replace(p, x=5), Q(a=3, b=4).c, R(1, b=2),
             P.__match_args__,
             [f.default is dataclasses.MISSING for f in dataclasses.fields(P)],
-            [f.kw_only for f in dataclasses.fields(R)])
+            [f.kw_only for f in dataclasses.fields(R)], kw_only is KW_ONLY)
 """,
     ),
     (
@@ -469,7 +469,7 @@ def probe():
 """,
     ),
     (
-        "exceptions with slots, of OSError, and with a `__reduce__` of their own",
+        "exceptions with slots, of OSError, with a `__reduce__` of their own (also a wrong one)",
         """
 class Slotted(Exception):
     __slots__ = ('q',)
@@ -480,8 +480,14 @@ class Own(Exception):
     def __reduce__(self): return Own.make, (self.n,)
     @staticmethod
     def make(n): e = Own(); e.n = n; return e
-s, f, o = Slotted(4), Failed(2, 'w'), Own.make(3)
-def probe(): return s.q, s.args, f.errno, f.where, str(f), o.n, type(o) is Own
+class Broken(Exception):
+    def __init__(self, only): super().__init__(only)
+    def __reduce__(self): return Broken, (1, 2, 3), {'x': 1}
+s, f, o, b = Slotted(4), Failed(2, 'w'), Own.make(3), Broken(7)
+b.x = 1
+def probe():
+    return (s.q, s.args, f.errno, f.where, str(f), o.n, type(o) is Own,
+            type(b) is Broken, b.args, b.x)
 """,
     ),
     (
@@ -494,6 +500,32 @@ class H:
     def __eq__(self, other): return self.k == other.k
 a = H('a')
 def probe(): return H.known[a], a in H.known, list(H.known.values())
+""",
+    ),
+    (
+        "a frozen slotted dataclass that holds instances of itself",
+        """
+import dataclasses
+@dataclasses.dataclass(frozen=True, slots=True)
+class V:
+    x: int
+    def plus(self, other=None): return V(self.x + (other or ONE).x)
+V.ZERO, ONE = V(0), V(1)
+def probe(): return V.ZERO, V.ZERO.plus(), V.__qualname__
+""",
+    ),
+    (
+        "bound methods that a class keeps, or its methods capture",
+        """
+class A:
+    made = {}
+    @classmethod
+    def make(cls): return cls.__name__
+    def table(self): return handlers
+A.made['a'] = A.make
+a = A()
+handlers = [a.table]
+def probe(): return A.made['a'](), handlers[0]()[0].__self__ is a
 """,
     ),
     (
@@ -577,6 +609,24 @@ def probe():
 """,
         (3, 12),
     ),
+    Row(
+        "Classes",
+        "PEP 696: type variables with defaults",
+        """
+import typing
+T = typing.TypeVar('T', default=int); P = typing.ParamSpec('P', default=[int, str])
+Ts = typing.TypeVarTuple('Ts', default=typing.Unpack[tuple[int, str]])
+class Own: pass
+U = typing.TypeVar('U', bound=Own, default=Own)
+class Box(typing.Generic[T, U]): pass
+class New[V = int]:
+    def get(self) -> V: ...
+def probe():
+    return (T.__default__, P.__default__, str(Ts.__default__), U.__default__ is U.__bound__ is Own,
+            Box[str].__args__[1] is Own, T.has_default(), New.__type_params__[0].__default__)
+""",
+        (3, 13),
+    ),
 ]
 
 OBJECTS = _rows(
@@ -588,7 +638,11 @@ import types
 d = {'a': 1, 'b': 2}
 proxy, ks, vs, its = types.MappingProxyType(d), d.keys(), d.values(), d.items()
 m = memoryview(b'abc')
-def probe(): return dict(proxy), type(proxy).__name__, list(ks), list(vs), list(its), bytes(m)
+writable = bytearray(b'abc'); over = memoryview(writable)
+def probe():
+    over[0] = 65
+    return (dict(proxy), type(proxy).__name__, list(ks), list(vs), list(its), bytes(m),
+            bytes(writable))
 """,
     ),
     (
@@ -685,6 +739,20 @@ class O(collections.OrderedDict): pass
 l = L([1]); l.note = 'n'
 d, dd, o = D(a=l), DD(lambda: 7), O(b=2)
 def probe(): return l, l.note, d['a'] is l, dd['missing'], o
+""",
+    ),
+    (
+        "subclasses of containers that override how items come in",
+        """
+import collections
+class Folded(dict):
+    def __init__(self, fold): super().__init__(); self.fold = fold
+    def __setitem__(self, key, value): super().__setitem__(self.fold(key), value)
+class Recent(collections.OrderedDict):
+    def __init__(self, most): super().__init__(); self.most = most
+folded, recent = Folded(str.lower), Recent(2)
+folded['A'] = recent['b'] = 1
+def probe(): return folded, folded.fold('Q'), recent, recent.most
 """,
     ),
     (

@@ -232,21 +232,6 @@ def test_a_module_whose_name_finds_another_one_travels_by_value(
     assert elsewhere.call(module.where) == "here"
 
 
-def test_registered_modules_travel_by_value_with_their_submodules() -> None:
-    import xml.dom.minidom
-
-    fn = xml.dom.minidom.parseString
-    assert loads(dumps(fn)) is fn
-
-    reduction.register_pickle_by_value(xml)
-    try:
-        assert "xml" in reduction.list_registry_pickle_by_value()
-        assert loads(dumps(fn)) is not fn
-    finally:
-        reduction.unregister_pickle_by_value(xml)
-    assert loads(dumps(fn)) is fn
-
-
 def test_the_registry_refuses_what_is_no_imported_module() -> None:
     for wrong in ("json", types.ModuleType("never_imported")):
         with pytest.raises(ValueError, match=r"json|never_imported"):
@@ -256,72 +241,6 @@ def test_the_registry_refuses_what_is_no_imported_module() -> None:
 
 
 # -- the rank of reducers -------------------------------------------------------------------
-
-
-class Plain:
-    def __reduce__(self) -> Any:
-        return str, ("own",)
-
-
-def test_registered_reducers_come_before_a_classs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    results = [loads(dumps(Plain()))]
-    monkeypatch.setitem(copyreg.dispatch_table, Plain, lambda _: (str, ("copyreg",)))
-    results.append(loads(dumps(Plain())))
-    monkeypatch.setitem(
-        ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
-        Plain,
-        lambda _: (str, ("multiprocessing",)),
-    )
-    results.append(loads(dumps(Plain())))
-
-    assert results == ["own", "copyreg", "multiprocessing"]
-
-
-def test_a_reducer_registered_for_a_metaclass_is_honoured(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Meta(type):
-        pass
-
-    class Made(metaclass=Meta):
-        pass
-
-    monkeypatch.setitem(copyreg.dispatch_table, Meta, lambda cls: (str, (cls.__name__,)))
-
-    assert loads(dumps(Made)) == "Made"
-
-
-def test_a_dispatch_table_is_honoured_on_the_class_and_on_the_instance() -> None:
-    table = {Plain: lambda _: (str, ("table",)), property: lambda _: (str, ("property",))}
-
-    class Tabled(HookPickler):
-        dispatch_table = table
-
-    def by_class(file: Any) -> HookPickler:
-        return Tabled(file)
-
-    def by_slot(file: Any) -> HookPickler:
-        pickler = HookPickler(file)
-        pickle.Pickler.dispatch_table.__set__(pickler, table)  # type: ignore[attr-defined]
-        return pickler
-
-    def by_attribute(file: Any) -> HookPickler:
-        pickler = HookPickler(file)
-        pickler.dispatch_table = table
-        return pickler
-
-    for make in (by_class, by_slot, by_attribute):
-        file = io.BytesIO()
-        make(file).dump((Plain(), property()))
-        assert loads(file.getvalue()) == ("table", "property")
-
-
-def test_a_dispatch_table_is_asked_for_functions_without_a_name_to_be_found_by() -> None:
-    file = io.BytesIO()
-    pickler = HookPickler(file)
-    pickler.dispatch_table = {types.FunctionType: lambda fn: (textwrap.dedent, (fn.__name__,))}
-    pickler.dump([lambda: 1, textwrap.indent])
-    assert loads(file.getvalue()) == ["<lambda>", textwrap.indent]
 
 
 def test_a_reducer_registered_again_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,40 +272,6 @@ def test_an_overridden_hook_can_call_ours() -> None:
     mine, fn = loads(file.getvalue())
 
     assert (mine, fn()) == ("mine", 3)
-
-
-def test_persistent_ids_are_asked_first() -> None:
-    class Persistent(HookPickler):
-        def persistent_id(self, obj: Any) -> Any:
-            return "fn" if isinstance(obj, types.FunctionType) else None
-
-    file = io.BytesIO()
-    Persistent(file).dump([even])
-
-    class Back(pickle.Unpickler):
-        def persistent_load(self, pid: Any) -> Any:
-            return pid
-
-    file.seek(0)
-    assert Back(file).load() == ["fn"]
-
-
-def test_buffers_go_out_of_band() -> None:
-    buffers: list[pickle.PickleBuffer] = []
-    data = bytearray(b"x" * 1000)
-
-    pickled = dumps((pickle.PickleBuffer(data), even), buffer_callback=buffers.append)
-
-    assert len(pickled) < 1000
-    assert loads(pickled, buffers=buffers)[0] == data
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_each_protocol_carries_functions_and_classes(protocol: int) -> None:
-    fn, cls = loads(dumps((even, Plain), protocol))
-
-    assert fn(2) is True
-    assert cls is Plain
 
 
 def test_one_pickler_writes_several_objects_and_remembers_the_first() -> None:

@@ -523,6 +523,18 @@ def test_classes_of_two_programs_are_not_taken_for_each_other(source: str) -> No
     assert (answer(first), answer(second)) == ("a", "b")
 
 
+def test_type_and_context_variables_of_two_programs_are_not_taken_for_each_other() -> None:
+    source = """
+    import contextvars, typing
+    T = typing.TypeVar("T", bound={0})
+    var = contextvars.ContextVar("var", default={0}())
+    def what(): return T.__bound__, var.get()
+    One = what
+    """
+    first, second = (loads(class_of_a_program(source.format(kind))) for kind in ("int", "str"))
+    assert (first(), second()) == ((int, 0), (str, ""))
+
+
 def test_what_a_class_refers_to_may_be_large_deep_or_refer_back() -> None:
     class Odd:
         numbers = tuple(range(10**5))
