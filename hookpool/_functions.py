@@ -29,23 +29,21 @@ _are_atoms = ATOMS.issuperset
 
 def reduce_function(pickler: Any, fn: FunctionType) -> Any:
     """The reduce value of any function."""
-    known = facts(fn.__code__)
-    if id(fn) in pickler.met:
-        return _shell(pickler, fn, known)
+    met, ident = pickler.met, id(fn)
+    if ident in met:
+        return _shell(pickler, fn, facts(fn.__code__))
     # A quick answer first, for what is written in a program's own file.
     if fn.__module__ != "__main__" and "<" not in fn.__qualname__ and is_importable(fn):
         return NotImplemented
-    ready = pickler.met.pop(~id(fn), None)
+    ready = met.pop(~ident, None)
     if ready is not None:
         return pickler.make_function, ready[0]
-    own = _attributes(fn, known)
-    if own is None and not known.names and fn.__closure__ is None:  # as most methods
-        return pickler.make_function, (known.data or fn.__code__, _home(pickler, fn))
-    whole = _whole(pickler, fn, known, own)
+    known = facts(fn.__code__)
+    whole = _whole(pickler, fn, known)
     if whole is not None:
         return pickler.make_function, whole
-    pickler.met[id(fn)] = True
-    state = _State(pickler, fn, known, own)
+    met[ident] = True
+    state = _State(pickler, fn, known)
     if not state.reached:
         made = _shell(pickler, fn, known)
         return (*made, state.values(), None, None, _rebuild.fill_one)
@@ -57,12 +55,38 @@ def reduce_function(pickler: Any, fn: FunctionType) -> Any:
 _looks = operator.attrgetter(*LOOKS)
 
 
-def _attributes(fn: FunctionType, known: Facts) -> dict[str, Any] | None:
-    """Attributes of a function that do not follow from its code; None if there is none."""
+# What `functools.wraps` takes from the function that it is given.
+_borrows = operator.attrgetter("__module__", *LOOKS[:3], *LOOKS[7:])
+
+
+def _attributes(fn: FunctionType, known: Facts) -> dict[str, Any] | FunctionType | None:
+    """Attributes of a function that do not follow from its code; None if there is none.
+
+    Of one that `functools.wraps` has dressed, the function that has the same ones.
+    """
     looks, module = _looks(fn), fn.__module__
-    is_at_home = module == fn.__globals__.get("__name__")
-    if is_at_home and looks == known.looks:
+    if looks == known.looks and module == fn.__globals__.get("__name__"):
         return None
+    attributes = looks[_DICT]
+    if attributes and len(attributes) == 1 and looks[3:_DICT] == _NO_DEFAULTS:
+        wrapped = attributes.get("__wrapped__")
+        if (
+            type(wrapped) is FunctionType
+            and getattr(wrapped, ANNOTATIONS) is looks[_ANNOTATIONS]
+            and _borrows(wrapped) == _borrows(fn)
+        ):
+            return wrapped
+    return _spelled_out(looks, module, fn, known)
+
+
+_DICT, _ANNOTATIONS = 5, 6
+_NO_DEFAULTS = (None, None)
+
+
+def _spelled_out(
+    looks: tuple[Any, ...], module: Any, fn: FunctionType, known: Facts
+) -> dict[str, Any]:
+    """Attributes of a function that do not follow from its code, one by one."""
     name, qualname, doc, defaults, kwdefaults, attributes, annotations, *rest = looks
     own: dict[str, Any] = {}
     if name != known.name:
@@ -81,47 +105,54 @@ def _attributes(fn: FunctionType, known: Facts) -> dict[str, Any] | None:
         own[ANNOTATIONS] = annotations
     if rest and rest[0]:
         own["__type_params__"] = rest[0]
-    if not is_at_home:
+    if module != fn.__globals__.get("__name__"):
         own["__module__"] = module
     return own
 
 
 def _whole(
-    pickler: Any, fn: FunctionType, known: Facts, own: dict[str, Any] | None, inner: bool = False
+    pickler: Any, fn: FunctionType, known: Facts, inner: bool = False
 ) -> tuple[Any, ...] | None:
     """What makes a function in one piece, if nothing that it captures can lead back to it."""
-    captured: dict[str, Any] | None = None
+    own, names, closure = _attributes(fn, known), known.names, fn.__closure__
+    if own is None and not names and closure is None:  # as most methods
+        return known.data or fn.__code__, _home(pickler, fn)
+    captured: dict[str, Any] = {}
     cells: tuple[Any, ...] | list[CellType] = ()
     submodules = stamps = None
     modules: list[Any] = []
-    names = known.names
-    values: tuple[Any, ...] = ()
-    if own is not None:
-        values = tuple(own.values())
+    values: list[Any] = []
+    if type(own) is dict:
+        values += own.values()
         names = _with_annotated(names, own)
-    if names and not pickler.is_stamping:
+    elif own is not None:
+        values.append(own)
+    if pickler.is_stamping:
+        names = ()
+    elif names:
         space = fn.__globals__
-        captured = {name: space[name] for name in names if name in space}
-        values += tuple(captured.values())
-    if fn.__closure__ is not None:
-        cells = tuple(map(_contents, fn.__closure__))
+        for name in names:
+            if name in space:
+                captured[name] = space[name]
+        values += captured.values()
+    if closure is not None:
+        cells = tuple(map(_contents, closure))
         values += cells
     if values and not _is_safe(pickler, values, modules, inner):
         return None
-    if cells and type(found := _closure(pickler, fn)) is list:
+    if closure is not None and type(found := _closure(pickler, closure, fn)) is list:
         if None in found:
             return None
         cells = found  # all of them are another function's: methods share ``__class__``
-    if names and not pickler.is_stamping:
-        stamps = pickler.stamps_of(fn, names, captured or {})
+    if names:
+        stamps = pickler.stamps_of(fn, names, captured)
     for module in modules:
         submodules = _with_submodules(submodules, known, module)
-    body = known.data or fn.__code__
-    home = _home(pickler, fn)
+    body, home = known.data or fn.__code__, _home(pickler, fn)
     if own or submodules or stamps:
-        return body, home, captured, cells, own, submodules, stamps
+        return body, home, captured or None, cells, own, submodules, stamps
     if cells:
-        return body, home, captured, cells
+        return body, home, captured or None, cells
     return (body, home, captured) if captured else (body, home)
 
 
@@ -135,9 +166,12 @@ def _is_safe(
     """
     for value in values:
         kind = type(value)
-        if id(kind) in ATOMS:
+        if kind is FunctionType:
+            if not _is_safe_function(pickler, value, inner):
+                return False
+        elif id(kind) in ATOMS:
             continue
-        if id(kind) in _CONTAINERS:
+        elif id(kind) in _CONTAINERS:
             if len(value) > _LONG:
                 return False
             if kind is dict:
@@ -147,9 +181,6 @@ def _is_safe(
             if not _are_atoms(map(id, map(type, value))) and (
                 depth == _DEEP or not _is_safe(pickler, value, modules, inner, depth + 1)
             ):
-                return False
-        elif kind is FunctionType:
-            if not _is_safe_function(pickler, value, inner):
                 return False
         elif kind is ModuleType:
             name = value.__name__
@@ -175,18 +206,19 @@ _LONG = 16
 
 
 def _is_safe_function(pickler: Any, fn: FunctionType, inner: bool) -> bool:
-    met = pickler.met
-    if id(fn) in met:
+    met, ident = pickler.met, id(fn)
+    if ident in met:
         return False
-    if ~id(fn) in met or ("<" not in fn.__qualname__ and is_importable(fn)):
+    if ~ident in met:
+        return True
+    if fn.__module__ != "__main__" and "<" not in fn.__qualname__ and is_importable(fn):
         return True
     if inner:  # a chain of some hundred decorators is to be walked, not descended into
         return False
-    known = facts(fn.__code__)
-    whole = _whole(pickler, fn, known, _attributes(fn, known), inner=True)
+    whole = _whole(pickler, fn, facts(fn.__code__), inner=True)
     if whole is None:
         return False
-    met[~id(fn)] = whole, fn  # the function, too: its id must not be used again meanwhile
+    met[~ident] = whole, fn  # the function, too: its id must not be used again meanwhile
     return True
 
 
@@ -204,23 +236,23 @@ def _shell(pickler: Any, fn: FunctionType, known: Facts) -> tuple[Any, ...]:
     """The reduce tuple of a function without what it captures."""
     body = known.data or fn.__code__
     home = _home(pickler, fn)
-    if fn.__closure__ is None:
+    closure = fn.__closure__
+    if closure is None:
         return pickler.make_function, (body, home)
-    return pickler.make_function, (body, home, None, _closure(pickler, fn))
+    return pickler.make_function, (body, home, None, _closure(pickler, closure, fn))
 
 
-def _closure(pickler: Any, fn: FunctionType) -> Any:
+def _closure(pickler: Any, cells: tuple[CellType, ...], fn: FunctionType) -> Any:
     """How many cells to make; or the cells, with None for each one that is to be made."""
-    cells = fn.__closure__ or ()
-    met = pickler.met
-    if met.keys().isdisjoint(map(id, cells)):
-        for index, cell in enumerate(cells):
-            met[id(cell)] = fn, index  # where others find it
-        return len(cells)
-    spec = [None if met.get(id(cell), (fn,))[0] is fn else cell for cell in cells]
-    for index, cell in enumerate(cells):
-        met.setdefault(id(cell), (fn, index))
-    return len(cells) if spec.count(None) == len(cells) else spec
+    met, index, count = pickler.met, 0, len(cells)
+    for cell in cells:
+        if met.setdefault(id(cell), (fn, index))[0] is not fn:
+            break
+        index += 1  # where others find it
+    if index == count:
+        return count
+    spec = [None if met.setdefault(id(c), (fn, i))[0] is fn else c for i, c in enumerate(cells)]
+    return count if spec.count(None) == count else spec
 
 
 def _home(pickler: Any, fn: FunctionType) -> Any:
@@ -261,7 +293,7 @@ def _family(
             if id(other) not in met and not is_importable(other):
                 met[id(other)] = True
                 its = facts(other.__code__)
-                path.append((other, _State(pickler, other, its, _attributes(other, its))))
+                path.append((other, _State(pickler, other, its)))
                 break
         else:
             functions.append(one)
@@ -291,7 +323,7 @@ def fills_of(pickler: Any, shells: Iterable[FunctionType]) -> list[tuple[Any, ..
     fills = []
     for fn in shells:
         known = facts(fn.__code__)
-        fills.append(_family(pickler, fn, _State(pickler, fn, known, _attributes(fn, known))))
+        fills.append(_family(pickler, fn, _State(pickler, fn, known)))
     return fills
 
 
@@ -308,9 +340,9 @@ class _State:
     #: Functions among it that reach further, the first one last.
     reached: list[FunctionType]
 
-    def __init__(
-        self, pickler: Any, fn: FunctionType, known: Facts, own: dict[str, Any] | None
-    ) -> None:
+    def __init__(self, pickler: Any, fn: FunctionType, known: Facts) -> None:
+        # Not "as the one it wraps": that one may not be complete when it is filled.
+        own = _spelled_out(_looks(fn), fn.__module__, fn, known) or None
         self.captured = self.cells = self.submodules = self.stamps = None
         self.attributes = own
         self.reached = []

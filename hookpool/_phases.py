@@ -11,7 +11,6 @@ Knows of a pickler what it is given with each call.  Any thread may call it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
 
@@ -24,25 +23,39 @@ def reduce_class(pickler: Any, cls: Any) -> tuple[Any, ...]:
     """The reduce tuple of a class by value."""
     pickler.met[id(cls)] = cls  # what refers to it now cannot bring it about again
     make, arguments, state, *rest = _classes.reduce_class(cls)
+    attributes = state[1]
+    code: dict[str, Any] = {}
+    values: list[Any] = []
+    for name, value in attributes.items():
+        kind = type(value)
+        if kind is FunctionType:
+            code[name] = value
+            values.append(value)
+        elif id(kind) in _WRAPPERS:
+            code[name] = value
+            values += _inside(value)
+        else:
+            values.append(value)
+    if not is_safe(pickler, values):
+        _keep_order(arguments[4], attributes)
+        state = _in_phases(pickler, cls, code, state)
+    return make, arguments, state, *rest
+
+
+def _in_phases(pickler: Any, cls: Any, code: dict[str, Any], state: Any) -> tuple[Any, ...]:
     version, attributes, versions, extra = state
-    code = {name: value for name, value in attributes.items() if id(type(value)) in _CODE}
-    functions = list(_functions_in(code))
-    values = [value for name, value in attributes.items() if name not in code]
-    values += [fn for _, fn in functions]
-    if is_safe(pickler, values):
-        return make, arguments, state, *rest
-    _keep_order(arguments[4], attributes)
     special = {n: v for n, v in attributes.items() if n not in code and _is_special(n)}
-    shells = shells_of(pickler, [fn for _, fn in functions])
-    names = {id(fn): name for name, fn in functions}
-    needed = [fn for fn in shells if _is_special(names[id(fn)])]
-    others = [fn for fn in shells if not _is_special(names[id(fn)])]
+    needed: list[FunctionType] = []
+    others: list[FunctionType] = []
+    for name, value in code.items():
+        shells = shells_of(pickler, [fn for fn in _inside(value) if type(fn) is FunctionType])
+        (needed if _is_special(name) else others).extend(shells)
     early = [Now(_rebuild.early, cls, version, some, versions) for some in (code, special) if some]
     if needed:
         early.append(_filling(pickler, needed))
     if others:
         extra["filled"] = _filling(pickler, others)
-    return make, arguments, (*early, *state), *rest
+    return *early, *state
 
 
 def _filling(pickler: Any, shells: list[FunctionType]) -> Now:
@@ -50,21 +63,15 @@ def _filling(pickler: Any, shells: list[FunctionType]) -> Now:
     return Now(_rebuild.fill_all, None, (sum(functions, ()), sum(states, ())))
 
 
-# What a class's own code is made of.
-_CODE = frozenset(map(id, (FunctionType, classmethod, property, staticmethod)))
+_WRAPPERS = frozenset(map(id, (classmethod, property, staticmethod)))
 
 
-def _functions_in(code: dict[str, Any]) -> Iterator[tuple[str, FunctionType]]:
-    for name, value in code.items():
-        kind = type(value)
-        parts: tuple[Any, ...] = (value,)
-        if kind is property:
-            parts = value.fget, value.fset, value.fdel
-        elif kind is not FunctionType:
-            parts = (value.__func__,)
-        for part in parts:
-            if type(part) is FunctionType:
-                yield name, part
+def _inside(code: Any) -> tuple[Any, ...]:
+    """What a function, or what is made of functions in a class's body, consists of."""
+    kind = type(code)
+    if kind is FunctionType:
+        return (code,)
+    return (code.fget, code.fset, code.fdel) if kind is property else (code.__func__,)
 
 
 def _is_special(name: Any) -> bool:

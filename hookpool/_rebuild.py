@@ -219,7 +219,7 @@ def function(
     home: Any,
     captured: dict[str, Any] | None = None,
     cells: int | tuple[Any, ...] | list[CellType | None] = (),
-    attributes: dict[str, Any] | None = None,
+    attributes: dict[str, Any] | FunctionType | None = None,
     submodules: Iterable[str] | None = None,
     stamps: dict[str, bytes] | None = None,
 ) -> FunctionType:
@@ -235,8 +235,7 @@ def function(
         space.update(captured)
     made = _function(body, space, cells)
     if attributes:
-        for name, value in attributes.items():
-            setattr(made, name, value)
+        _dress(made, attributes)
     return made
 
 
@@ -245,7 +244,7 @@ def task_function(
     home: Any,
     captured: dict[str, Any] | None = None,
     cells: int | tuple[Any, ...] | list[CellType | None] = (),
-    attributes: dict[str, Any] | None = None,
+    attributes: dict[str, Any] | FunctionType | None = None,
     submodules: Iterable[str] | None = None,
     stamps: dict[str, bytes] | None = None,
 ) -> FunctionType:
@@ -257,9 +256,30 @@ def task_function(
         _write(space, captured, stamps or {})
     made = _function(body, space, cells)
     if attributes:
+        _dress(made, attributes)
+    return made
+
+
+_HAS_TYPE_PARAMS = sys.version_info >= (3, 12)
+
+
+def _dress(made: Any, attributes: Any) -> None:
+    """Set a function's attributes, or have it look like another one, as `functools.wraps` does."""
+    if type(attributes) is dict:
         for name, value in attributes.items():
             setattr(made, name, value)
-    return made
+        return
+    made.__wrapped__ = attributes
+    made.__module__ = attributes.__module__
+    made.__name__ = attributes.__name__
+    made.__qualname__ = attributes.__qualname__
+    made.__doc__ = attributes.__doc__
+    if sys.version_info >= (3, 14):  # unverified: no such interpreter at hand
+        made.__annotate__ = attributes.__annotate__
+    else:
+        made.__annotations__ = attributes.__annotations__
+    if _HAS_TYPE_PARAMS:
+        made.__type_params__ = attributes.__type_params__
 
 
 def _import(submodules: Iterable[str]) -> None:

@@ -324,7 +324,7 @@ class ReusablePickler(HookPickler):
         self.reducer_override = _hook_of(self)
 
     def __init_subclass__(cls) -> None:
-        cls.spare = []
+        cls.spare, cls.seen_table = [], _c_table
 
     def use(self, table: Table | None) -> None:
         """Ask a table for reducers, in the next dump only."""

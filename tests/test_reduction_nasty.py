@@ -266,6 +266,44 @@ def make():
 f = make(); f()
 def probe(): return f(), f()
 """,
+    "what functools.wraps has dressed, and what was changed afterwards": """
+import functools, inspect
+def deco(fn):
+    @functools.wraps(fn)
+    def wrapper(*args, **kwargs): return ['w', fn(*args, **kwargs)]
+    return wrapper
+@deco
+@deco
+def twice(x: int, y: 'str' = 'y') -> list:
+    'What it does.'
+    return x, y
+@deco
+def fact(n: int) -> int: return 1 if n < 2 else [n, fact(n - 1)]
+bare = fact.__wrapped__
+@deco
+def changed(x: 'int'): 'Before.'
+changed.__doc__ = 'After.'
+@deco
+def noted(x: 'int'): return x
+noted.note = 1
+@deco
+def renamed(): return 1
+renamed.__wrapped__.__name__ = 'inner'
+@deco
+def annotated(x: int): return x
+annotated.__annotations__ = {'x': str}
+@deco
+def defaulted(): return 1
+defaulted.__kwdefaults__ = {'z': 1}
+def probe():
+    all = twice, fact, changed, noted, renamed, annotated, defaulted
+    looks = [(f.__name__, f.__qualname__, f.__doc__, f.__module__, str(f.__annotations__),
+              f.__kwdefaults__, f.__wrapped__.__name__, str(f.__wrapped__.__annotations__),
+              sorted(vars(f)), f.__annotations__ == f.__wrapped__.__annotations__) for f in all]
+    return (looks, str(inspect.signature(twice)), twice(1), bare(3), fact(2), noted.note,
+            bare.__annotations__, fact.__wrapped__ is bare,
+            twice.__annotations__ is twice.__wrapped__.__wrapped__.__annotations__)
+""",
     "exceptions of subprocess, json and urllib": """
 import json, subprocess, urllib.error
 called = subprocess.CalledProcessError(returncode=1, cmd='x', output=b'o')
