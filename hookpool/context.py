@@ -11,16 +11,16 @@ for. Any thread may call, as in the standard library. Standard contexts are as t
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 from multiprocessing import context as mp_context
 from multiprocessing.process import BaseProcess
+from types import FunctionType
 
 # Not from `typing`: what a program imports before its first fork server starts does without it,
 # since importing it takes 2 ms, while all wait (tests/test_worker_imports.py has an eye on that).
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from typing import Any, Final
 
 __all__ = ["HookContext", "HookProcess", "stop"]
@@ -164,8 +164,8 @@ def stop() -> None:
 
 # --- as the default method -----------------------------------------------------------------------
 
-#: What the default context does with the standard library's classes, whatever the method is.
-#: `Process`, `Pool` and all others already ask the method's context.
+#: What every context builds of the standard library's classes, whatever its method is, and the
+#: default one with it. `Process`, `Pool` and all others already ask the method's context.
 _BUILT_BY_DEFAULT: Final = (
     "JoinableQueue",
     "Manager",
@@ -175,29 +175,44 @@ _BUILT_BY_DEFAULT: Final = (
     "set_forkserver_preload",
 )
 
+#: The functions of `BaseContext` by these names, as they were.
+_originals: dict[str, FunctionType] = {}
+
 
 def _delegate_default_names() -> None:
     """Let `multiprocessing.Queue()` be ours as long as hookpool is the default start method.
 
-    `from multiprocessing import Queue`, done before, keeps the old one: there is nothing between
-    that name and the standard library's class that could be told.
+    Programs take hold of it at their top, by `from multiprocessing import Queue`, and choose the
+    method at their end. What they hold is a method of the default context, so it is the function
+    behind it that has to look what the default is: it gets other code, and for every other context
+    and default calls what it was. Another attribute of `multiprocessing` in its place would come
+    too late for such a program: its queue would pickle by reference to a main module that the
+    children do not have.
     """
     for name in _BUILT_BY_DEFAULT:
-        function = getattr(multiprocessing, name)
-        if not hasattr(function, "hookpool_delegates"):
-            setattr(multiprocessing, name, _delegator(name, function))
+        if name not in _originals:
+            function = getattr(mp_context.BaseContext, name)
+            _originals[name] = FunctionType(
+                function.__code__, function.__globals__, name, function.__defaults__
+            )
+            function.__wrapped__ = _originals[name]  # whose signature it goes on to have
+            # In this order: another thread may be about to call it.
+            function.__kwdefaults__ = {"_build": _build, "_name": name}
+            function.__code__ = _look.__code__.replace(co_name=name)
+            function.__defaults__ = None
 
 
-def _delegator(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        # Looks only: a default that is not decided yet must not be decided by this.
-        if multiprocessing.get_start_method(allow_none=True) == NAME:
-            return getattr(CONTEXT, name)(*args, **kwargs)
-        return original(*args, **kwargs)
+def _look(self: Any, *args: Any, _build: Any, _name: str, **kwargs: Any) -> Any:
+    # Only its code is used, among the globals of the standard library: it is given what it calls.
+    return _build(self, _name, args, kwargs)
 
-    call.hookpool_delegates = True  # type: ignore[attr-defined]
-    return call
+
+def _build(context: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # Looks only: a default that is not decided yet must not be decided by this.
+    actual = getattr(context, "_actual_context", None)
+    if isinstance(actual, HookContext):
+        return getattr(actual, name)(*args, **kwargs)
+    return _originals[name](context, *args, **kwargs)
 
 
 CONTEXT: Final = HookContext()

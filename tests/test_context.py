@@ -529,22 +529,49 @@ assert forkserver._forkserver._preload_modules == ["colorsys"]
 """
 
 
-def test_a_name_imported_before_is_the_standard_librarys_with_our_processes() -> None:
+def test_names_imported_before_the_method_is_chosen_are_ours_as_well() -> None:
+    """As the examples of the standard library have it: the method is chosen under the guard."""
     run_python("-c", IMPORTED_BEFORE)
 
 
 IMPORTED_BEFORE = """
-from multiprocessing import Process, Pool, Queue, queues, set_start_method
-import hookpool
-set_start_method("hookpool")
-q = Queue()
-assert type(q) is queues.Queue  # nothing stands between this name and its class
-p = Process(target=lambda: q.put("sent"))
-p.start()
-assert q.get() == "sent"
-p.join()
-with Pool(1) as pool:
-    assert pool.map(lambda x: x, [1]) == [1]
+from multiprocessing import JoinableQueue, Manager, Pipe, Pool, Process, Queue, SimpleQueue
+from multiprocessing import get_context, queues, set_forkserver_preload
+import inspect
+signature = inspect.signature(Queue)
+
+def work(tasks, results):
+    for function, argument in iter(tasks.get, None):
+        results.put(function(argument))
+
+def double(x):
+    return x * 2
+
+if __name__ == "__main__":
+    import hookpool, multiprocessing
+    multiprocessing.set_start_method("hookpool")
+    for kind in (Queue, JoinableQueue, SimpleQueue):
+        tasks, results = kind(), kind()
+        process = Process(target=work, args=(tasks, results))
+        process.start()
+        tasks.put((double, 21))  # a function that `work` does not use
+        tasks.put((lambda x: x + 1, 6))
+        tasks.put(None)
+        assert [results.get(), results.get()] == [42, 7]
+        process.join()
+    a, b = Pipe()
+    a.send(lambda: 1)
+    assert b.recv()() == 1
+    with Manager() as manager:
+        assert manager.list([lambda: 2])[0]() == 2
+    with Pool(1) as pool:
+        assert pool.map(lambda x: x, [1]) == [1]
+    set_forkserver_preload(["colorsys"])
+    assert hookpool.context._preload[-1] == "colorsys"
+    assert inspect.signature(Queue) == signature
+    assert Queue.__name__ == "Queue" and "queue" in Queue.__doc__
+    assert type(get_context("spawn").Queue()) is queues.Queue
+    assert Queue(maxsize=1).full() is False
 """
 
 
