@@ -171,7 +171,14 @@ def _adopt_environment(environ: dict[str, str]) -> None:
 def _dump(obj: object, file: io.BytesIO, protocol: int | None = None) -> None:
     from hookpool import reduction  # not before a server has been started, which does without
 
-    reduction.WorkerPickler(file, protocol).dump(obj)
+    parts = _parts(obj) if isinstance(obj, BaseProcess) else None
+    reduction.write(reduction.WorkerPickler(file, protocol), obj, parts)
+
+
+def _parts(process: BaseProcess) -> dict[str, object]:
+    """What the user gave a process, for an error to say where in it something cannot travel."""
+    given = {"_target": "target", "_args": "args", "_kwargs": "kwargs"}
+    return {given.get(name, name): value for name, value in vars(process).items() if value}
 
 
 # --- spawn ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from multiprocessing import connection, reduction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,6 +116,22 @@ def test_what_does_not_pickle_starts_nothing(fresh_server: None) -> None:
     with pytest.raises((TypeError, reduction.pickle.PicklingError)):
         process.start()
     assert _launch.server_pid() is None
+
+
+class _Holder(Process):
+    resource: object = None
+
+
+def test_what_does_not_pickle_is_named_by_where_the_user_put_it() -> None:
+    frame = sys._getframe()
+    with pytest.raises(reduction.pickle.PicklingError, match=r"args\[1\]\.held"):
+        Process(target=print, args=(1, SimpleNamespace(held=frame))).start()
+    with pytest.raises(reduction.pickle.PicklingError, match=r"kwargs\['out'\]"):
+        Process(target=print, kwargs={"out": frame}).start()
+    holder = _Holder()
+    holder.resource = [frame]
+    with pytest.raises(reduction.pickle.PicklingError, match=r"resource\[0\]"):
+        holder.start()
 
 
 def _fails_to_unpickle() -> None:
