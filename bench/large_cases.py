@@ -84,10 +84,9 @@ COPIES = {"argument": 1, "result": 1, "echo": 2}
 def ideal(way: str, subject: Subject, size: int) -> list[float]:
     """The middle of `again`, times what its copies take here in warm memory.
 
-    What the task itself does (read all of the argument; fill all of the result) is added to the
-    ideal, done here, in warm memory, too.
+    What the task itself does is added to the ideal, done here: read all of the argument, make the
+    result, in memory that is new each time.
     """
-    import numpy
 
     middle = statistics.median(again(way, subject, size))
     one, other = array(1), array(2)
@@ -96,8 +95,8 @@ def ideal(way: str, subject: Subject, size: int) -> list[float]:
         other[:] = one
 
     copy_seconds = min(timed(copy) for _ in range(5))
-    work: Callable[[], Any] = partial(numpy.copyto, other, 1.0)
-    work = {"argument": one.sum, "result": work}.get(way, int)
+    make: Callable[[], Any] = partial(tasks.ones, LARGE_SIZE // 8)
+    work = {"argument": one.sum, "result": make}.get(way, int)
     return [middle / (COPIES[way] * copy_seconds + min(timed(work) for _ in range(5)))]
 
 

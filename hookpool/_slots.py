@@ -29,8 +29,9 @@ from collections import deque
 PAGE = 4096
 
 #: Steps per doubling of the size of slots: more waste less of a slot (an eighth at most), and
-#: find a free one of their size less often.
+#: find a free one of their size less often. Of large ones there are few, and each is worth more.
 _STEPS = 8
+_STEPS_LARGE = 32
 #: A free slot up to so many times as large will do, rather than a new arena.
 _LARGER = 2
 #: A new arena has at least so many slots, as far as they fit in `_FEW_BYTES`.
@@ -44,7 +45,8 @@ _PART = 4
 def slot_size(size: int, page: int = PAGE) -> int:
     """The size of the slots in which so many bytes are put."""
     size = max(size, 1)
-    step = max(page, (1 << (size - 1).bit_length()) // (2 * _STEPS))
+    steps = _STEPS if size <= _FEW_BYTES else _STEPS_LARGE
+    step = max(page, (1 << (size - 1).bit_length()) // (2 * steps))
     return -(-size // step) * step
 
 
