@@ -25,8 +25,7 @@ from typing import Any
 from joblib._memmapping_reducer import _get_temp_dir, _reduce_memmap_backed
 from joblib.externals.loky.backend import resource_tracker
 
-from hookpool._batch import FOLDER, CapturesLarge, backing_map, table_of
-from hookpool._buffers import THRESHOLD
+from hookpool._batch import FOLDER, CapturesMapped, backing_map, mapped, table_of
 from hookpool.reduction import Table
 
 __all__ = ["Arrays", "File"]
@@ -102,16 +101,20 @@ class Arrays:
         return table_of(self._reduce)
 
     def table_of_captured(self) -> Table | None:
-        """The reducers of arrays in functions that workers keep: which must not keep large ones.
+        """The reducers of arrays in functions that workers keep, which must not keep a map.
 
-        A map would hold the memory of its file, which is removed at the end of the call.
+        It would hold the memory of its file, which is removed at the end of the call.
         """
         return table_of(self._reduce_captured)
 
     def _reduce_captured(self, array: Any) -> Any:
-        if backing_map(array) is None and (array.nbytes > THRESHOLD or self._is_mapped(array)):
-            raise CapturesLarge
+        if backing_map(array) is None and self._is_mapped(array):
+            raise CapturesMapped
         return self._reduce(array)
+
+    def has_mapped(self) -> bool:
+        """Whether there are files now."""
+        return bool(self._files)
 
     def _is_mapped(self, array: Any) -> bool:
         least = self._max_nbytes
@@ -141,7 +144,9 @@ class Arrays:
         arguments = (path, array.dtype, self._mmap_mode, 0, array.shape, order)
         number, gone = id(array), self._gone
         ref = weakref.ref(array, lambda _: gone.append(number))
-        return File(path, ref, (sys.modules["numpy"].memmap, arguments))
+        # Copy on write is for one batch, so nobody may keep that map.
+        make = sys.modules["numpy"].memmap if self._mmap_mode == "c" else mapped
+        return File(path, ref, (make, arguments))
 
     def _sweep(self) -> None:
         while self._gone:

@@ -259,6 +259,7 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         """End of one call: its arrays are not looked at again, and may change before the next."""
         if self._calls == 1:
             self._arrays.forget()
+            self._packer.end_call()
 
     def terminate(self) -> None:
         """End of a call outside, or of the whole of, a ``with`` block: keep the workers."""
@@ -267,6 +268,7 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             _stock.give(self._settings, self._workers)
             self._workers = None
             self._arrays.close()
+            self._packer.end_call()
         self.reset_batch_stats()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
@@ -283,6 +285,7 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         else:
             _stock.give(self._settings, workers)
         self._arrays.close()
+        self._packer.end_call()
         if ensure_ready:
             self.configure(self.parallel.n_jobs, self.parallel, **self._configured)
 

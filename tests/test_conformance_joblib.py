@@ -88,7 +88,18 @@ def folder(tmp_path: Path):
 @pytest.mark.timeout(900)
 def test_joblibs_own_tests_pass_with_our_backend_in_lokys_place(folder: Path):
     path = os.pathsep.join([str(ROOT / "tests" / "agree_joblib"), str(ROOT)])
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pytest.ini", "-k", SELECTED]
+    command = [
+        "-m",
+        "pytest",
+        "-q",
+        "-l",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "pytest.ini",
+        "-k",
+        SELECTED,
+    ]
     command += ["--timeout=60", "--junitxml=report.xml", "--pyargs"]
     subprocess.run(
         [sys.executable, *command, *(f"joblib.test.{name}" for name in MODULES)],

@@ -23,7 +23,7 @@ from joblib import Parallel, delayed, parallel_config  # noqa: E402
 from joblib.externals.loky.process_executor import TerminatedWorkerError  # noqa: E402
 
 import hookpool.joblib  # noqa: E402
-from hookpool import _buffers, errors, reduction  # noqa: E402
+from hookpool import _batch, _buffers, errors, reduction  # noqa: E402
 from tests.joblib_tracker import stop_tracker  # noqa: E402
 from tests.processes import (  # noqa: E402
     Program,
@@ -1070,6 +1070,54 @@ def test_arrays_that_are_sent_or_returned_can_be_written_to(size):
     assert reverse.sum() == size
 
 
+def where_mapped(array):
+    """The worker, and where it has the items of an array."""
+    return os.getpid(), array.ctypes.data, array.shape
+
+
+@needs_numpy
+def test_a_worker_maps_an_array_once_for_all_batches_of_a_call():
+    """But for the first ones, which come before it is known that there is something to map."""
+    array = np.ones(LARGE)
+
+    seen = parallel(batch_size=1)(delayed(where_mapped)(array) for _ in range(40))
+
+    assert len(set(seen)) <= 8
+    assert len(set(seen[-10:])) <= 2
+
+
+@needs_numpy
+def test_what_a_task_does_to_the_shape_of_an_array_is_not_seen_by_the_next():
+    def reshape(array):
+        before = array.shape
+        array.shape = (-1, 2)
+        return before
+
+    run = parallel(batch_size=1)
+
+    assert set(run(delayed(reshape)(np.ones(LARGE)) for _ in range(3))) == {(LARGE,)}
+    array = np.ones(LARGE)
+    assert set(run(delayed(reshape)(array) for _ in range(12))) == {(LARGE,)}
+
+
+@needs_numpy
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="/proc says what is mapped")
+def test_a_worker_keeps_few_maps_and_none_after_the_call():
+    def kept(array):
+        return len(files_of_calls(array))
+
+    def arrays():
+        for number in range(60):
+            yield np.full(100, number)
+
+    run = parallel(batch_size=1, max_nbytes=10)
+    kept_all = list(arrays())  # so that no file is removed during the call
+
+    assert max(run(delayed(kept)(array) for array in kept_all)) <= _batch.KEPT + 1
+    assert max(run(delayed(kept)(array) for array in arrays())) <= _batch.KEPT + 1
+    wait_until(lambda: not any(run(delayed(files_of_calls)(i) for i in range(4))))
+
+
 GLOBAL_ARRAY = None
 
 
@@ -1113,7 +1161,26 @@ def test_no_worker_keeps_the_memory_of_an_array_that_was_captured():
         "memmap"
     }
 
-    assert run(delayed(files_of_calls)(i) for i in range(4)) == [[]] * 4
+    # The end of a call may reach a worker a moment after the first task of the next one.
+    wait_until(lambda: not any(run(delayed(files_of_calls)(i) for i in range(4))))
+
+
+@needs_numpy
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="/proc says what is mapped")
+def test_an_array_in_a_global_stays_with_a_worker_until_it_has_another_value(
+    by_value, monkeypatch
+):
+    """As all globals do; the page says so."""
+    monkeypatch.setattr(sys.modules[__name__], "GLOBAL_ARRAY", np.ones(LARGE))
+    run = parallel(batch_size=1)
+    (seen,) = run([delayed(about_the_global)(0)])
+    assert seen[0] == "memmap"
+    assert any(run(delayed(files_of_calls)(i) for i in range(8)))
+
+    monkeypatch.setattr(sys.modules[__name__], "GLOBAL_ARRAY", np.ones(3))
+    tasks = [delayed(lambda _: (about_the_global(0)[0], files_of_calls(0)))(i) for i in range(8)]
+
+    assert run(tasks) == [("ndarray", [])] * 8
 
 
 @needs_numpy
