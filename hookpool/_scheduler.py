@@ -613,7 +613,7 @@ class Scheduler:
         victims = [
             (number, worker)
             for number, worker in self._workers.items()
-            if worker.held > 1 and not worker.dropping
+            if worker.held > 1  # also one that has yet to drop what was taken back before
         ]
         if not victims:
             return

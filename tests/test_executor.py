@@ -779,3 +779,22 @@ def test_names_are_handed_out_by_the_package():
     assert hookpool.HookPoolExecutor is HookPoolExecutor
     assert hookpool.get_reusable_executor is get_reusable_executor
     assert sys.modules["hookpool.executor"].cpu_count() >= 1
+
+
+def test_no_task_waits_behind_a_long_one_where_another_worker_is_idle(tmp_path):
+    """Nor where many of them have been sent together, being known to be short."""
+    go = tmp_path / "go"
+
+    def work(number):
+        if number == 0:
+            wait_until(go.exists, 40)
+        (tmp_path / str(number)).touch()
+        return number
+
+    with HookPoolExecutor(2) as pool:
+        list(pool.map(work, range(100, 300)))
+        results = pool.map(work, range(20))
+        wait_until(lambda: all((tmp_path / str(number)).exists() for number in range(1, 20)), 20)
+        go.touch()
+
+        assert list(results) == list(range(20))

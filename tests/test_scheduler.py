@@ -199,6 +199,19 @@ def test_an_idle_worker_gets_what_waits_behind_a_long_task():
     assert desk(TookBack(1, 1, 1.0)) == [Send(0, (Span(5, 6, 9),))]
 
 
+def test_of_several_that_wait_behind_a_long_task_none_is_left_there():
+    """Half is taken back at a time, also from a worker that has yet to drop the half before."""
+    desk = two_idle_workers(max_workers=2)
+    desk.submit(8)  # four for each: they are known to be short
+    desk.now = 1.0
+
+    assert desk.finish(0, 4) == [TakeBack(1, 2)]
+    assert desk(TookBack(1, 2, desk.now)) == [Send(0, (Span(8, 10, 0),))]
+    desk.now = 2.0
+    assert desk.finish(0, 2) == [TakeBack(1, 1)]
+    assert desk(TookBack(1, 1, desk.now)) == [Send(0, (Span(7, 8, 0),))]
+
+
 def test_what_may_start_any_moment_is_not_taken_back():
     desk = two_idle_workers()
     desk.submit(4, group=9)
