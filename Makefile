@@ -70,7 +70,7 @@ matrix: ## make test on each CPython >= 3.11 that the PATH and pyenv have, in .v
 bench: $(call stamp,bench) ## compare with other pools and picklers, about ten minutes; BENCH='--quick' one
 	@$(BIN)/python -m bench.run $(BENCH)
 
-bench-joblib: $(call stamp,bench) ## joblib on loky against joblib on hookpool, pair by pair, two minutes
+bench-joblib: $(call stamp,bench) ## joblib on loky against joblib on hookpool, pair by pair, three minutes
 	@$(BIN)/python -m bench.joblib_cases $(BENCH)
 
 bench-compare: $(call stamp,bench) ## what changed between two records: A=bench/history/... B=...

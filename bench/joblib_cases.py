@@ -32,6 +32,8 @@ from bench.subjects import JoblibHook, JoblibLoky, JoblibNothing, JoblibSubject,
 SUBJECTS: tuple[type[JoblibSubject], ...] = (JoblibLoky, JoblibHook)
 WORKERS = 2
 ROOT = Path(__file__).parents[1]
+#: Apart from the records of `bench.run`, some of whose cases have the same names.
+FOLDER = record.HISTORY / "joblib"
 
 #: Called with the name of the backend; what it returns is timed.
 Prepare = Callable[[str], Callable[[], Any]]
@@ -261,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sittings", type=int, default=3)
     parser.add_argument("--cases", help="comma-separated names or patterns")
     parser.add_argument("--no-save", action="store_true", help="print the table, keep nothing")
-    parser.add_argument("--folder", type=Path, default=record.HISTORY, help="where records go")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where records go")
     parser.add_argument("--play", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.play:
