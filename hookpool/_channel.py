@@ -7,27 +7,22 @@ business, one thread at a time.  Nothing here ever blocks.
 Two pipes, not one socket pair: on Linux a read from a pipe takes 1 us where one from a socket,
 which has to tell the sender, takes 5 to 10.
 
-Claims: an eventfd in semaphore mode counts the tasks that were sent and not claimed.  The worker
-takes one from it just before it runs a task (always the oldest), the owner takes some back (always
-the newest): a read is atomic, so no task is ever claimed by both.
+What is claimed, and what was started last, is told by what both ends share for that: `_claims`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from typing import TYPE_CHECKING
 
-from hookpool import _wire
+from hookpool import _claims, _wire
+from hookpool._claims import Doing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hookpool._claims import Board
     from hookpool._wire import Buffer, Frame
-
-#: Whether a worker can hold more than one task: whether there is an atomic claim.
-CLAIMS = sys.platform == "linux"
 
 # Up to this size buffers are joined before they are written: one copy is cheaper than what the
 # kernel needs per buffer. Beyond it the copy costs more.
@@ -36,18 +31,28 @@ _JOIN = 1 << 16
 _MOST_BUFFERS = 1024
 
 
-class Channel:
-    """See the module."""
+_no_words: tuple[int, memoryview | None] = (-1, None)
 
-    def __init__(self) -> None:
+
+class Channel:
+    """See the module.
+
+    Args:
+        board: where the worker says what it has started; None: it gets one task at a time.
+    """
+
+    def __init__(self, board: Board | None = None) -> None:
         #: What the worker reads from, until `hand_over`, and where the owner writes to it.
         self.worker_in, self.out = os.pipe()
         #: Where the owner reads from, and what the worker writes to, until `hand_over`.
         self.inn, self.worker_out = os.pipe()
         os.set_blocking(self.out, False)
         os.set_blocking(self.inn, False)
-        #: The claims, which both sides hold.
-        self.claims = _new_claims()
+        #: The pipe for tokens, which both sides hold.
+        self.claims = None if board is None else _claims.new_pipe()
+        self._board = board
+        #: Where the worker's words are on the board.
+        self.slot, self._words = _no_words if board is None else board.take()
         #: Of what comes from the worker.
         self.decoder = _wire.Decoder()
         #: What the kernel did not take yet, in order.
@@ -65,9 +70,17 @@ class Channel:
         self.worker_in = self.worker_out = -1
 
     def close(self) -> None:
-        """Give up all descriptors."""
+        """Give up all descriptors, and the place on the board."""
         for fd in self.fds():
             os.close(fd)
+        self.leave_board()
+
+    def leave_board(self) -> None:
+        """Give up the place on the board."""
+        if self._board is not None and self._words is not None:
+            self._words.release()
+            self._words = None
+            self._board.give_back(self.slot)
 
     def fds(self) -> list[int]:
         """The descriptors that are open here, which a forked child of the owner must close."""
@@ -94,7 +107,7 @@ class Channel:
     def send_one(self, data: bytes) -> None:
         """Send one task and its claim, in a short buffer: the commonest, by the shortest way."""
         if self.claims is not None:
-            os.eventfd_write(self.claims, 1)
+            _claims.put(self.claims, 1)
         if not self._outbox and not self.deaf:
             try:
                 sent = os.write(self.out, data)
@@ -134,26 +147,19 @@ class Channel:
         take it for taken back.
         """
         if self.claims is not None:
-            os.eventfd_write(self.claims, tasks)
+            _claims.put(self.claims, tasks)
 
-    def take_claims(self, tasks: int | None = None) -> int:
-        """Win up to so many claims (all that are left, when None) and return how many."""
-        won = 0
-        if self.claims is not None:
-            with contextlib.suppress(BlockingIOError):
-                while won != tasks:
-                    os.eventfd_read(self.claims)
-                    won += 1
-        return won
+    def take_claims(self, tasks: int) -> int:
+        """Win up to so many claims and return how many."""
+        return 0 if self.claims is None else _claims.take(self.claims, tasks)
 
-    def unclaimed(self) -> int:
-        """How many claims are left, as far as the system tells; 0 where it does not."""
-        try:
-            with open(f"/proc/self/fdinfo/{self.claims}") as info:
-                count = next(line for line in info if line.startswith("eventfd-count:"))
-        except (OSError, StopIteration):
-            return 0
-        return int(count.split()[1], 16)
+    def started(self) -> int:
+        """The number of the task that the worker has started last; -1 if that is not known."""
+        return -1 if self._words is None else self._words[0] - 1
+
+    def doing(self) -> Doing:
+        """What it does for that task, or did when it died."""
+        return Doing.RUNNING if self._words is None else Doing(self._words[1])
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -172,9 +178,3 @@ class Channel:
         """Read once; the frames completed, and whether there may be more to read now."""
         size, more = self.read()
         return (self.decoder.filled(size) if size else []), more
-
-
-def _new_claims() -> int | None:
-    if sys.platform != "linux":
-        return None
-    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)

@@ -33,7 +33,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from hookpool import _events, _scheduler, errors
-from hookpool._channel import CLAIMS
+from hookpool._claims import are_possible
 from hookpool._events import Why
 from hookpool._task import Block, Task
 
@@ -88,7 +88,8 @@ class Desk(ABC):
 
     def __init__(self, config: _scheduler.Config, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._scheduler = _scheduler.Scheduler(config._replace(claims=config.claims and CLAIMS))
+        claims = config.claims and are_possible()
+        self._scheduler = _scheduler.Scheduler(config._replace(claims=claims))
         #: Who has nothing to do; without the lock, a guess.
         self.idle = self._scheduler.idle
         # Re-entrant only so that it knows its owner: see `_is_inside`.
@@ -250,14 +251,18 @@ class Desk(ABC):
             raise refusal
 
     def is_running(self, number: int) -> bool:
-        """Whether a worker has claimed the task."""
+        """Whether a worker has started the task."""
         if self._is_inside():
             return False  # in the middle of a transition of this very thread: cannot be known
         with self._lock, self._transition:
-            runner, held = self._scheduler.runner(number)
-            worker = self._workers.get(runner)
-            # The head of what a worker holds is claimed if anything is.
-            return worker is not None and worker.channel.unclaimed() < held
+            holder = self._scheduler.holder(number)
+            worker = self._workers.get(holder)
+            if worker is None:
+                return False
+            if not self._scheduler.config.claims:
+                return True  # a worker has one task at a time
+            behind, started = self._scheduler.behind, worker.channel.started()
+            return behind(holder, started) <= behind(holder, number)
 
     def abandon(self, first: int, stop: int, kill: bool) -> None:
         """Nobody wants these tasks: cancel those not started, `kill` the workers of the rest."""
@@ -268,7 +273,12 @@ class Desk(ABC):
     def _kill_runner(self, number: int) -> None:
         self._refuse_reentrance()
         with self._lock, self._transition:
-            worker = self._workers.get(self._scheduler.runner(number)[0])
+            holder = self._scheduler.holder(number)
+            worker = self._workers.get(holder)
+            if worker is not None and self._scheduler.config.claims:
+                behind, started = self._scheduler.behind, worker.channel.started()
+                if behind(holder, number) > behind(holder, started):
+                    return  # it has run, and the worker is at another one
         if worker is not None:
             kill(worker.process)
 

@@ -26,9 +26,11 @@ from hookpool import _desk, _events, _scheduler, _worker, errors
 from hookpool._alarm import Alarm
 from hookpool._buffers import Exchange, socket_pair
 from hookpool._channel import Channel
+from hookpool._claims import Board, Doing
 from hookpool._crew import Worker
 from hookpool._desk import KILL_AFTER, TRIM_SECONDS, kill
 from hookpool._events import Why
+from hookpool._link import Link
 from hookpool._poller import Poller
 from hookpool._reader import Reader
 from hookpool._task import describe
@@ -44,11 +46,22 @@ if TYPE_CHECKING:
 class _Exit:
     """How a worker ended, for the errors of the tasks it had."""
 
-    __slots__ = ("exitcode", "pid")
+    __slots__ = ("exitcode", "phase", "pid")
 
-    def __init__(self, pid: int | None, exitcode: int | None) -> None:
+    def __init__(self, pid: int | None, exitcode: int | None, phase: str = errors.RUNNING) -> None:
         self.pid = pid
         self.exitcode = exitcode
+        #: What it did for its last task.
+        self.phase = phase
+
+
+_PHASES = {
+    Doing.RUNNING: errors.RUNNING,
+    Doing.LOADING: errors.LOADING,
+    Doing.DUMPING: errors.DUMPING,
+    Doing.SENDING: errors.SENDING,
+    Doing.NOTHING: errors.RUNNING,  # something else, beside tasks
+}
 
 
 _UNKNOWN = _Exit(None, None)
@@ -71,6 +84,8 @@ class Driver(Reader):
         self._start = start
         #: How workers ended whose tasks are being failed, by number.
         self._exits: dict[int, _Exit] = {}
+        #: Where workers say what they have started; None: each gets one task at a time.
+        self._board: Board | None = None
         self._opening = threading.Lock()
 
     # -- opening and closing ----------------------------------------------------------------
@@ -82,6 +97,8 @@ class Driver(Reader):
             self._poller = Poller()
             self._alarm = Alarm()
             self._ledger.forgotten.wake = self._note_release
+            if self._scheduler.config.claims:
+                self._board = Board()
             self._poller.watch(self._alarm.fd, None)
             _living.add(self)
             _register_exit()
@@ -99,6 +116,8 @@ class Driver(Reader):
             assert self._poller is not None
             self._poller.close()
             self._alarm = None
+            if self._board is not None:
+                self._board.close()
         del self._ledger.forgotten.wake  # which would keep us alive
         self._lender.close()
 
@@ -113,9 +132,12 @@ class Driver(Reader):
             for fd in worker.fds():
                 with contextlib.suppress(OSError):
                     os.close(fd)
+            worker.channel.leave_board()
         self._workers.clear()
         if self._poller is not None:
             self._poller.close()
+        if self._board is not None:
+            self._board.close()
         self._alarm = None
 
     # -- the driver's thread ----------------------------------------------------------------
@@ -286,6 +308,7 @@ class Driver(Reader):
                     exit.exitcode,
                     running=why is Why.DIED,
                     breaks=self._scheduler.config.break_on_death,
+                    phase=exit.phase,
                 )
                 work.set_exception(number, error)
 
@@ -295,37 +318,47 @@ class Driver(Reader):
         if number in self._unwanted:
             self._note_start_failed(number)
             return
-        channel = Channel()
-        rights, worker_rights = socket_pair()
-        exchange = Exchange(rights, self._lender, self._wake)
         try:
-            process = self._context.Process(  # type: ignore[attr-defined]
-                target=_worker.main,
-                args=(
-                    _worker.Link(
-                        channel.worker_in, channel.worker_out, channel.claims, worker_rights
-                    ),
-                    self._start,
-                ),
-                name=f"HookPoolWorker-{number}",
-            )
-            process.start()
+            worker = self._start_worker(number)
         except Exception as error:  # noqa: BLE001 - no processes left, unpicklable initializer
-            channel.close()
-            exchange.close()
             self._start_error = error
             self._note_start_failed(number)
             return
-        finally:
-            if worker_rights is not None:
-                os.close(worker_rights)
-        channel.hand_over()
-        worker = Worker(number, process, channel, exchange)
-        self._poller.watch(channel.inn, worker)
+        self._poller.watch(worker.channel.inn, worker)
         self._poller.watch(worker.death, worker)
         self._note_start(worker)
         if self.broken is not None:
-            self._kill(process)
+            self._kill(worker.process)
+
+    def _start_worker(self, number: int) -> Worker:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as given:
+            channel = Channel(self._board)
+            undo.callback(channel.close)
+            rights, worker_rights = socket_pair()
+            if worker_rights is not None:
+                given.callback(os.close, worker_rights)
+            exchange = Exchange(rights, self._lender, self._wake)
+            undo.callback(exchange.close)
+            board = None
+            if self._board is not None:
+                # A copy: a child that is forked closes the pool's own.
+                board = os.dup(self._board.fd)
+                given.callback(os.close, board)
+            link = Link(
+                channel.worker_in,
+                channel.worker_out,
+                channel.claims,
+                board,
+                channel.slot,
+                worker_rights,
+            )
+            process = self._context.Process(  # type: ignore[attr-defined]
+                target=_worker.main, args=(link, self._start), name=f"HookPoolWorker-{number}"
+            )
+            process.start()
+            undo.pop_all()
+        channel.hand_over()
+        return Worker(number, process, channel, exchange)
 
     def _note_start(self, worker: Worker) -> None:
         with self._started:
@@ -353,17 +386,27 @@ class Driver(Reader):
         self._poller.forget(worker.death)
         self._poller.forget(worker.channel.inn)
         self._poller.forget(worker.channel.out)
-        self._exits[worker.number] = _Exit(worker.process.pid, worker.process.exitcode)
+        phase = _PHASES[worker.channel.doing()]
+        self._exits[worker.number] = _Exit(worker.process.pid, worker.process.exitcode, phase)
         with self._lock, self._transition:
             del self._workers[worker.number]
             self._backed_up.discard(worker)
-            unclaimed = worker.channel.take_claims()
+            unstarted = self._unstarted_of(worker)
             if worker.unfit:
                 self._tell(_events.InitializerFailed(worker.number))
-            self._tell(_events.WorkerExited(worker.number, unclaimed, monotonic()))
+            finished = worker.channel.doing() is Doing.NOTHING
+            self._tell(
+                _events.WorkerExited(worker.number, unstarted, monotonic(), finished=finished)
+            )
         self._do_chores()
         del self._exits[worker.number]
         worker.close()
+
+    def _unstarted_of(self, worker: Worker) -> int:
+        """How many of the tasks that a worker had when it died can go elsewhere."""
+        if not self._scheduler.config.claims:
+            return 0
+        return self._scheduler.behind(worker.number, worker.channel.started())
 
     def _break(self, chore: _events.Break) -> None:
         """Fail whatever is unfinished and end all workers."""

@@ -89,11 +89,15 @@ class Dropped(NamedTuple):
 
 
 class WorkerExited(NamedTuple):
-    """The process has ended; `unclaimed` of the tasks it held it had not claimed."""
+    """The process has ended; the last `unstarted` of the tasks it held it had not started.
+
+    `finished`: it was through with all of the others.
+    """
 
     worker: int
-    unclaimed: int
+    unstarted: int
     now: float
+    finished: bool = False
 
 
 class CancelAsked(NamedTuple):

@@ -91,7 +91,7 @@ class Reader(Desk):
     def _runner(self, number: int) -> Worker | None:
         """The worker that runs the task, or will next."""
         with self._lock:
-            return self._workers.get(self._scheduler.runner(number)[0])
+            return self._workers.get(self._scheduler.runner(number))
 
     def _read_for(self, number: int, worker: Worker, timeout: float | None) -> None:
         until = None

@@ -90,9 +90,13 @@ if TYPE_CHECKING:
 AHEAD_SECONDS = 0.002
 # The most tasks in one message, whatever their estimate: bounds what one flush can delay.
 MOST_AHEAD = 1000
+# The most that a worker holds: there is room for so many claims.
+MOST_HELD = 2 * MOST_AHEAD
 # A worker that has shown no progress for this long has its tail taken back when another is idle.
 # Shorter would move tasks that were about to start; longer leaves a core idle.
 STEAL_SECONDS = 0.001
+# Each try in vain doubles that, so many times at most: to a tenth of a second.
+MOST_DOUBLINGS = 7
 # Weight of the newest measurement in a group's estimate: high, since the first calls of a function
 # (imports, caches) are often slower than all others.
 NEWEST = 0.4
@@ -136,7 +140,7 @@ class Pool(Enum):
 
 
 class _Worker:
-    __slots__ = ("dropping", "given", "held", "phase", "sent", "since")
+    __slots__ = ("dropping", "given", "held", "phase", "sent", "since", "tries")
 
     def __init__(self, now: float) -> None:
         #: Where it is in its life.
@@ -151,6 +155,8 @@ class _Worker:
         self.dropping = 0
         #: When it last made progress: became idle, got work while idle, or finished a task.
         self.since = now
+        #: How often its tail was wanted back since then.
+        self.tries = 0
 
 
 class Scheduler:
@@ -207,12 +213,29 @@ class Scheduler:
         """Whether `Expected` would launch a worker; without the lock, a guess."""
         return not self.idle and len(self._workers) < self._max_workers
 
-    def runner(self, task: int) -> tuple[int, int]:
-        """The worker that has the task at its head and how many it holds; or -1 and 0."""
+    def runner(self, task: int) -> int:
+        """The worker that has the task at its head, and runs it or will next; -1 if none has."""
         for number, worker in self._workers.items():
             if worker.sent and worker.sent[0].start == task:
-                return number, worker.held
-        return -1, 0
+                return number
+        return -1
+
+    def holder(self, task: int) -> int:
+        """The worker that was sent the task and has not finished it; -1 if none was."""
+        for number, worker in self._workers.items():
+            if any(span.start <= task < span.stop for span in worker.sent):
+                return number
+        return -1
+
+    def behind(self, number: int, task: int) -> int:
+        """How many tasks the worker holds behind this one; all of them if it does not hold it."""
+        behind = 0
+        worker = self._workers.get(number)
+        for span in reversed(worker.sent if worker is not None else ()):
+            if span.start <= task < span.stop:
+                return behind + span.stop - task - 1
+            behind += span.stop - span.start
+        return behind
 
     # -- two events by shorter ways: most of what a pool decides that is waited for ------------
 
@@ -252,6 +275,7 @@ class Scheduler:
         self._measure(worker.sent.popleft().group, micros * 1e-6)
         worker.held = 0
         worker.since = now
+        worker.tries = 0
         self.idle[number] = worker
         return True
 
@@ -342,6 +366,7 @@ class Scheduler:
 
     def _reported(self, number: int, worker: _Worker, now: float) -> None:
         worker.since = now
+        worker.tries = 0
         if not worker.held and not worker.dropping and worker.phase is Phase.READY:
             self.idle[number] = worker
             if (
@@ -360,6 +385,8 @@ class Scheduler:
         worker.held -= event.tasks
         worker.given -= event.tasks
         worker.dropping += event.tasks
+        if event.tasks:
+            worker.tries = 0
         self._give_back(_cut_tail(worker.sent, event.tasks))
         self._forget_asked(event.worker)
         if self._cancelling:
@@ -380,12 +407,12 @@ class Scheduler:
         self.idle.pop(event.worker, None)
         if worker is None or self.state is Pool.BROKEN:
             return
-        self._give_back(_cut_tail(worker.sent, min(event.unclaimed, worker.held)))
+        self._give_back(_cut_tail(worker.sent, min(event.unstarted, worker.held)))
         self._forget_asked(event.worker)
-        was_running = bool(worker.sent)
-        self._fail_claimed(event.worker, worker)
-        if was_running or worker.phase is not Phase.RETIRING:
-            self._note_death(event, worker, was_running)
+        had_started = bool(worker.sent)
+        self._fail_started(event.worker, worker, not event.finished)
+        if had_started or worker.phase is not Phase.RETIRING:
+            self._note_death(event, worker, had_started)
         if self._cancelling:
             self._cancel_queue()
         self._assign(event.now)
@@ -458,7 +485,7 @@ class Scheduler:
         if config.claims:
             if self._queued:
                 self._feed_ahead(now)
-            elif self.idle:
+            elif self.idle or self._cancelling:
                 self._steal(now)
         if self.state is Pool.CLOSING or config.idle_timeout is not None:
             self._let_idle_go(now)
@@ -497,7 +524,8 @@ class Scheduler:
             return 0
         estimate = self._estimates.get(self._queue[0].group, AHEAD_SECONDS)
         # Whatever the estimate, one runs and one waits: a wait can be taken back.
-        return min(share, max(2 - worker.held, _worth(estimate, AHEAD_SECONDS - load)))
+        most = min(share, MOST_HELD - worker.held)
+        return min(most, max(2 - worker.held, _worth(estimate, AHEAD_SECONDS - load)))
 
     def _able(self) -> list[tuple[int, _Worker]]:
         """The workers that may be sent tasks."""
@@ -607,9 +635,11 @@ class Scheduler:
             self._next_worker += 1
 
     def _steal(self, now: float) -> None:
-        """Take back the tail of a worker that is stuck in a long task while another is idle."""
-        if not self.idle:
-            return
+        """Take back the tail of a worker that is stuck in a long task while another is idle.
+
+        Or while nothing shall be started any more: a worker may have claimed tasks together with
+        the one that it is stuck in, and have put those claims back since the last try.
+        """
         victims = [
             (number, worker)
             for number, worker in self._workers.items()
@@ -618,12 +648,16 @@ class Scheduler:
         if not victims:
             return
         number, victim = max(victims, key=_held)
-        if now - victim.since >= STEAL_SECONDS:
-            self._actions.append(TakeBack(number, (victim.held) // 2))
-            # Should nothing be won (all claimed meanwhile), the next try is not at once.
+        # Should nothing be won (all claimed meanwhile), the next try is not at once, and later
+        # each time: it may be stuck in C code, and can then put nothing back.
+        due = victim.since + STEAL_SECONDS * 2 ** min(victim.tries, MOST_DOUBLINGS)
+        if now >= due:
+            wanted = victim.held - 1 if self._cancelling else victim.held // 2
             victim.since = now
+            victim.tries += 1
+            self._actions.append(TakeBack(number, wanted))
         else:
-            self._actions.append(WakeAt(victim.since + STEAL_SECONDS))
+            self._actions.append(WakeAt(due))
 
     def _let_idle_go(self, now: float) -> None:
         """Workers without work for longer than the idle timeout leave; all of them on closing."""
@@ -666,10 +700,10 @@ class Scheduler:
             else:
                 self._queue.appendleft(span)
 
-    def _fail_claimed(self, number: int, worker: _Worker) -> None:
-        """The last task claimed is the one it ran; those before had finished, unheard."""
+    def _fail_started(self, number: int, worker: _Worker, was_running: bool) -> None:
+        """The last task started is the one it ran, if any; the others had finished, unheard."""
         for at, span in enumerate(worker.sent):
-            last = at == len(worker.sent) - 1
+            last = was_running and at == len(worker.sent) - 1
             lost = Span(span.start, span.stop - 1 if last else span.stop, span.group)
             if lost.start < lost.stop:
                 self._actions.append(Fail(lost, number, Why.LOST))
@@ -678,10 +712,10 @@ class Scheduler:
                     Fail(Span(span.stop - 1, span.stop, span.group), number, Why.DIED)
                 )
 
-    def _note_death(self, event: WorkerExited, worker: _Worker, was_running: bool) -> None:
+    def _note_death(self, event: WorkerExited, worker: _Worker, had_started: bool) -> None:
         if self.config.break_on_death:
             self._break(Why.WORKER_DIED, event.worker, 1)
-        elif was_running:
+        elif had_started:
             return
         elif worker.phase is Phase.STARTING:
             self._failed_starts += 1

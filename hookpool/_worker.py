@@ -34,7 +34,9 @@ from typing import TYPE_CHECKING, Any
 
 from hookpool import _rebuild, _wire, reduction
 from hookpool._buffers import THRESHOLD, Exchange, Lender, Parcel, is_borrowed, loads
+from hookpool._claims import Doing
 from hookpool._lifeline import die_with_parent
+from hookpool._link import Link
 from hookpool._plain import FIXED, is_plain
 from hookpool._shelf import Shelf
 from hookpool._spin import Spin
@@ -67,36 +69,6 @@ _OURS = frozenset({__name__, "hookpool._batch"})
 
 #: How many pools are above this process: 0 in the user's own.
 depth = 0
-
-
-class Link:
-    """The worker's ends of its channel and of its claims; travels as an argument of `Process`."""
-
-    __slots__ = ("claims", "inn", "out", "rights")
-
-    def __init__(self, inn: int, out: int, claims: int | None, rights: int | None = None) -> None:
-        #: Where tasks come from, and where results go.
-        self.inn = inn
-        self.out = out
-        #: An eventfd that counts the tasks sent and not yet claimed; None where there is none.
-        self.claims = claims
-        #: A socket on which descriptors of shared memory travel; None where there are none.
-        self.rights = rights
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Only while a process is started: DupFd asks the start method how descriptors travel.
-        from multiprocessing.reduction import DupFd
-
-        return _link, tuple(None if fd is None else DupFd(fd) for fd in self.ends())
-
-    def ends(self) -> tuple[int, int, int | None, int | None]:
-        """The descriptors."""
-        return self.inn, self.out, self.claims, self.rights
-
-
-def _link(inn: Any, out: Any, *others: Any) -> Link:
-    claims, rights = (None if fd is None else fd.detach() for fd in others)
-    return Link(inn.detach(), out.detach(), claims, rights)
 
 
 class Start:
@@ -230,11 +202,12 @@ _PLAIN = int(Form.PLAIN)
 
 class _Worker:
     def __init__(self, link: Link, lender: Lender) -> None:
-        self._inn, self._out, self._claims, rights = link.ends()
+        self._inn, self._out = link.inn, link.out
+        self._claims = link.take_claims()
         self._decoder = _wire.Decoder()
         self._spin = Spin(self._inn)
         #: What is borrowed from the owner, and lent to it.
-        self._exchange = Exchange(rights, lender)
+        self._exchange = Exchange(link.rights, lender)
         self._shelf = Shelf(lender)
         lender.shortage = self._catch_up
         #: Runs received and not begun yet, in order.
@@ -259,9 +232,9 @@ class _Worker:
         if self._flusher is not None:
             self._wake_flusher()
             self._flusher.join()
-        for fd in (self._inn, self._out, self._claims):
-            if fd is not None:
-                os.close(fd)
+        os.close(self._inn)
+        os.close(self._out)
+        self._claims.close()
         self._exchange.close()
 
     def prepare(self, start: Start) -> bool:
@@ -364,11 +337,12 @@ class _Worker:
                 return
             run = run._replace(payloads=run.payloads * run.tasks)
         for at in range(run.tasks):
-            if not self._claim():
+            if not self._claims.claim():
                 self._refuse(run.payloads[at:])
                 self._drop(run.tasks - at)
                 return
             began = perf_counter()
+            self._claims.words[0] = run.first + at + 1
             status, payload = self._run(run, at)
             self._stop_copy()
             ended = perf_counter()
@@ -378,10 +352,12 @@ class _Worker:
 
     def _call_one(self, number: int, function: Callable[..., Any], args: Any) -> None:
         """As `_call_each`, for what is the only task here: its result leaves at once."""
-        if not self._claim():
+        if not self._claims.claim():
             self._drop(1)
             return
         began = perf_counter()
+        words = self._claims.words
+        words[1], words[0] = Doing.RUNNING, number + 1
         try:
             value = function(*args)
         except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
@@ -396,6 +372,7 @@ class _Worker:
                     sent = os.write(self._out, data)
                     if sent < len(data):
                         self._write([data[sent:]])
+                words[1] = Doing.NOTHING
                 return
             status, payload = self._dump(value)
         now = perf_counter()
@@ -404,14 +381,22 @@ class _Worker:
 
     def _call_each(self, first: int, function: Callable[..., Any], rows: list[Any]) -> None:
         """Call a function with plain arguments, and keep plain values together."""
-        claim, clock, fixed = self._claim, perf_counter, FIXED
-        if len(rows) > 1:
-            self._wake_flusher()
+        claims, clock, fixed = self._claims, perf_counter, FIXED
+        use, words = claims.use, claims.words
+        claims.begin_run()
+        words[1] = Doing.RUNNING
         values = self._begin_values(first, clock())
         for number, args in enumerate(rows, first):
-            if not claim():
-                self._drop(len(rows) - (number - first))
-                return
+            try:
+                use()
+            except IndexError:
+                here = len(rows) - (number - first)
+                if not claims.claim(here):
+                    self._drop(here)
+                    return
+                if here > 1:  # for results, and for what was claimed and is not used, to wait for
+                    self._wake_flusher()
+            words[0] = number + 1
             try:
                 value = function(*args)
                 kind = type(value)
@@ -431,6 +416,7 @@ class _Worker:
                 status, payload = self._dump(value)
                 del value
                 values = self._interject(number, status, payload, values)
+        words[1] = Doing.NOTHING
         self._end_values()
 
     def _stop_copy(self) -> None:
@@ -440,6 +426,7 @@ class _Worker:
     def _drop(self, here: int) -> None:
         # All that is here was taken back, for a claim is won from the tail: had the owner won
         # only some, those before them would still have theirs.
+        self._claims.words[1] = Doing.NOTHING
         dropped = here + sum(run.tasks for run in self._queue)
         for run in self._queue:
             self._refuse(run.payloads)
@@ -453,23 +440,17 @@ class _Worker:
             if is_borrowed(payload):
                 self._exchange.refuse(payload)
 
-    def _claim(self) -> bool:
-        if self._claims is None:
-            return True
-        try:
-            os.eventfd_read(self._claims)
-        except BlockingIOError:
-            return False
-        return True
-
     def _run(self, run: _wire.Run, at: int) -> tuple[Status, bytes]:
         """Load, call, dump.  References to the user's objects end with this frame."""
+        words = self._claims.words
+        words[1] = Doing.LOADING
         try:
             if not run.payloads:
                 no_room()
             function, args, kwargs = self._load(run, at)
         except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
             return Status.UNREADABLE, self._dump_error(error)
+        words[1] = Doing.RUNNING
         try:
             value = function(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - as above
@@ -496,7 +477,12 @@ class _Worker:
             return Status.UNSENDABLE, self._dump_error(error)
 
     def _pickled(self, obj: Any) -> bytes:
-        data = self._shelf.dump(obj)
+        words = self._claims.words
+        words[1] = Doing.DUMPING
+        try:
+            data = self._shelf.dump(obj)
+        finally:
+            words[1] = Doing.RUNNING
         if not isinstance(data, Parcel):
             return data
         with self._lock:  # news of what has come back may be in the making
@@ -541,31 +527,29 @@ class _Worker:
         now = perf_counter()
         micros = _micros(now - values.last)
         self._send(ResultRow(task, status, micros, payload), now, False)
+        self._claims.words[1] = Doing.RUNNING
         return self._begin_values(task + 1, now)
 
     def _send(self, row: ResultRow, now: float, idle: bool) -> None:
-        if idle:
-            with self._lock:
-                if len(row.payload) > FLUSH_BYTES:
-                    self._write_outgoing()
-                self._outgoing.append(row)
-                self._write_outgoing()
-            return
+        words = self._claims.words
+        words[1] = Doing.SENDING
         with self._lock:
             if len(row.payload) > FLUSH_BYTES:
                 # In a frame of its own: should the owner have no memory for it, only this is lost.
                 self._write_outgoing()
-            if not self._outgoing:
+            if not self._outgoing and not idle:
                 self._outgoing_since = now
                 self._wake_flusher()
             self._outgoing.append(row)
             self._outgoing_bytes += len(row.payload)
             if (
-                row.micros > FLUSH_SECONDS * 1e6
+                idle
+                or row.micros > FLUSH_SECONDS * 1e6
                 or self._outgoing_bytes > FLUSH_BYTES
                 or now - self._outgoing_since > FLUSH_SECONDS
             ):
                 self._write_outgoing()
+        words[1] = Doing.NOTHING
 
     def _flush(self) -> None:
         with self._lock:
@@ -614,7 +598,9 @@ class _Worker:
                 self._flush()
             except OSError:
                 return  # the owner is gone; the main thread will find out
-            self._nothing_waits.acquire()
+            self._claims.put_back()
+            if not self._claims.has_unused():
+                self._nothing_waits.acquire()
 
 
 def _micros(seconds: float) -> int:

@@ -53,6 +53,13 @@ __all__ = [
 ]
 
 
+#: What a worker does for a task, as errors put it.
+RUNNING = "running"
+LOADING = "unpickling the arguments of"
+DUMPING = "pickling the result of"
+SENDING = "sending the result of"
+
+
 class HookPoolError(Exception):
     """What all errors of hookpool share.
 
@@ -112,6 +119,8 @@ class WorkerDied(HookPoolError, BrokenProcessPool):
     Attributes:
         pid: process id of the worker.
         exitcode: as `multiprocessing.Process.exitcode`: negative for a signal, None if unknown.
+        phase: what it did for the task when it died: "running", "unpickling the arguments of",
+            "pickling the result of" or "sending the result of".
     """
 
     def __init__(
@@ -122,10 +131,12 @@ class WorkerDied(HookPoolError, BrokenProcessPool):
         may_have_run: bool = True,
         pid: int | None = None,
         exitcode: int | None = None,
+        phase: str = RUNNING,
     ) -> None:
         super().__init__(message, task=task, may_have_run=may_have_run)
         self.pid = pid
         self.exitcode = exitcode
+        self.phase = phase
 
 
 class ResultLost(WorkerDied):
@@ -185,7 +196,13 @@ def describe_exit(exitcode: int | None) -> str:
 
 
 def worker_died(
-    task: str, pid: int | None, exitcode: int | None, *, running: bool, breaks: bool = False
+    task: str,
+    pid: int | None,
+    exitcode: int | None,
+    *,
+    running: bool,
+    breaks: bool = False,
+    phase: str = RUNNING,
 ) -> WorkerDied:
     """The error of a task that was with a worker when it died.
 
@@ -193,8 +210,9 @@ def worker_died(
         task: what messages call it.
         pid: of the worker.
         exitcode: of the worker.
-        running: whether it is the one that the worker ran.
+        running: whether it is the one that the worker was at.
         breaks: whether the pool breaks because of it.
+        phase: what it did for that one.
     """
     what = describe_exit(exitcode)
     if running:
@@ -204,10 +222,12 @@ def worker_died(
             else "the other tasks of the pool are not affected and a new worker takes its place"
         )
         return WorkerDied(
-            f"worker {pid} {what} while running {task}; {fate}",
+            f"worker {pid} {what} while {phase} {task}; {fate}",
             task=task,
+            may_have_run=phase is not LOADING,
             pid=pid,
             exitcode=exitcode,
+            phase=phase,
         )
     return ResultLost(
         f"worker {pid} {what} after it had started {task} and before the result had been sent: "

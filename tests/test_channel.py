@@ -7,7 +7,8 @@ import os
 import pytest
 
 from hookpool import _wire
-from hookpool._channel import CLAIMS, Channel
+from hookpool._channel import Channel
+from hookpool._claims import Board, Claims, Doing, are_possible, words_of
 from hookpool._wire import Kind
 
 
@@ -81,31 +82,48 @@ def test_an_empty_channel_gives_nothing(channel):
     assert channel.receive() == ([], False)
 
 
-@pytest.mark.skipif(not CLAIMS, reason="there is no atomic claim on this system")
-def test_claims_are_won_by_one_side_only(channel):
+@pytest.fixture
+def claimed():
+    """A channel with claims, and the worker's side of these."""
+    board = Board()
+    channel = Channel(board)
+    claims = Claims(os.dup(channel.claims), words_of(board.fd, channel.slot))
+    yield channel, claims
+    claims.close()
+    channel.close()
+    board.close()
+
+
+@pytest.mark.skipif(not are_possible(), reason="there is no atomic claim on this system")
+def test_claims_are_won_by_one_side_only(claimed):
+    channel, worker = claimed
     channel.add_claims(5)
 
-    os.eventfd_read(channel.claims)
-    os.eventfd_read(channel.claims)
-
+    assert worker.claim()
+    assert worker.claim()
     assert channel.take_claims(2) == 2
-    assert channel.take_claims() == 1
+    assert channel.take_claims(3) == 1
+    assert not worker.claim()
     assert channel.take_claims(3) == 0
 
 
-@pytest.mark.skipif(not CLAIMS, reason="there is no atomic claim on this system")
-def test_the_claims_left_can_be_looked_at(channel):
-    channel.add_claims(20)
-    channel.take_claims(3)
+@pytest.mark.skipif(not are_possible(), reason="there is no atomic claim on this system")
+def test_what_a_worker_started_and_does_can_be_read(claimed):
+    channel, worker = claimed
+    assert channel.started() == -1
 
-    assert channel.unclaimed() == 17
+    worker.words[0], worker.words[1] = 7 + 1, Doing.DUMPING
+
+    assert (channel.started(), channel.doing()) == (7, Doing.DUMPING)
 
 
 def test_all_descriptors_are_closed():
     before = set(os.listdir("/proc/self/fd")) if os.path.exists("/proc") else set()
-    channel = Channel()
-    assert len(channel.fds()) == (5 if CLAIMS else 4)
+    board = Board()
+    channel = Channel(board)
+    assert len(channel.fds()) == 5
 
     channel.close()
+    board.close()
 
     assert (set(os.listdir("/proc/self/fd")) if before else set()) == before

@@ -11,6 +11,7 @@ import pytest
 from hookpool import _wire
 from hookpool._buffers import Exchange, Lender
 from hookpool._channel import Channel
+from hookpool._claims import Board
 from hookpool._crew import Worker
 from hookpool._definitions import Ledger
 from hookpool._events import Span
@@ -23,7 +24,8 @@ class Ends:
     """A worker without a process, and what arrives at the other end of its channel."""
 
     def __init__(self):
-        self.channel = Channel()
+        self.board = Board()
+        self.channel = Channel(self.board)
         process = SimpleNamespace(pid=None, sentinel=-1)
         self.worker = Worker(0, process, self.channel, Exchange(None, Lender()))
         self.decoder = _wire.Decoder()
@@ -38,6 +40,7 @@ def ends():
     ends = Ends()
     yield ends
     ends.worker.close()
+    ends.board.close()
 
 
 def plain(definition, *args):
@@ -60,7 +63,7 @@ def test_a_definition_is_sent_before_its_first_task_and_only_then(ends):
     assert (define.kind, define.number) == (Kind.DEFINE, definition.number)
     assert [_wire.run(first).first, _wire.run(others).first] == [0, 1]
     assert pickle.loads(_wire.run(others).payloads[0]) == [(1,), (2,)]
-    assert ends.channel.take_claims() == 3
+    assert ends.channel.take_claims(9) == 3
 
 
 def test_what_the_arguments_need_is_sent_as_well(ends):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import linecache
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hookpool import errors
+from hookpool import _driver, errors
 from hookpool._future import HookFuture
 from hookpool._task import Values
 from hookpool.executor import HookPoolExecutor
@@ -240,6 +241,24 @@ def test_a_late_task_is_not_cancelled_before_the_scheduler_knows_it(monkeypatch)
         assert late.result(timeout=20) == 3
         assert answers == [False]
         monkeypatch.undo()
+
+
+def test_a_worker_that_there_are_no_descriptors_for_is_one_that_does_not_start(monkeypatch):
+    def scarce(board):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with HookPoolExecutor(1) as pool:  # whatever lives on after a pool, is there
+        pool.submit(abs, -1).result()
+    monkeypatch.setattr(_driver, "Channel", scarce)
+    before = sorted(os.listdir("/proc/self/fd"))
+    pool = HookPoolExecutor(1)
+
+    error = pool.submit(abs, -1).exception(timeout=20)
+
+    assert isinstance(error, errors.WorkerCannotStart)
+    assert "Too many open files" in str(error)
+    pool.shutdown()
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_bug_in_the_drivers_thread_fails_what_is_pending(monkeypatch):

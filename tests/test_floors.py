@@ -32,10 +32,10 @@ FLOORS = [
     ["_functions"],
     ["_objects", "_borrowed"],
     ["_containers", "_exceptions", "_type_forms"],
-    ["_classes", "_handle", "_rebuild_objects", "_wire"],
+    ["_classes", "_handle", "_link", "_rebuild_objects", "_wire"],
     ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_slots"],  # 0
     [
-        "_alarm",
+        "_claims",
         "_cures",
         "_events",
         "_future",
@@ -45,7 +45,7 @@ FLOORS = [
         "_rebound",
         "_cpus",
     ],
-    ["_memory", "_spin"],
+    ["_alarm", "_memory", "_spin"],
 ]
 FLOOR = {name: len(FLOORS) - 1 - n for n, names in enumerate(FLOORS) for name in names}
 
@@ -93,6 +93,7 @@ PARTS = {
     "_exceptions": "reduction",
     "_functions": "reduction",
     "_importable": "reduction",
+    "_link": "worker",
     "_objects": "reduction",
     "_phases": "reduction",
     "_plans": "reduction",

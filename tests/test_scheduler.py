@@ -35,6 +35,7 @@ from hookpool._scheduler import (
     DEATHS,
     MOST_AHEAD,
     MOST_GROUPS,
+    MOST_HELD,
     START_TRIES,
     STEAL_SECONDS,
     Config,
@@ -66,8 +67,8 @@ class Desk:
     def finish(self, worker, count=1, micros=100):
         return self(Finished(worker, ((1, micros),) * count, self.now))
 
-    def exit(self, worker, unclaimed=0):
-        return self(WorkerExited(worker, unclaimed, self.now))
+    def exit(self, worker, unstarted=0, finished=False):
+        return self(WorkerExited(worker, unstarted, self.now, finished))
 
 
 def two_idle_workers(**config):
@@ -219,6 +220,59 @@ def test_what_may_start_any_moment_is_not_taken_back():
     assert desk.finish(0, 2) == [WakeAt(STEAL_SECONDS)]
 
 
+def test_all_behind_a_long_task_is_taken_back_in_the_end():
+    """The long one may wait for the one right behind it."""
+    desk = two_idle_workers()
+    desk.submit(2, group=9)
+    desk.finish(0, micros=1)
+    desk.finish(1, micros=1)
+    desk.submit(100, group=9)
+    other, held = desk.scheduler.holder(4), 0
+    stuck = 1 - other
+    rounds = 0
+    while desk.scheduler._workers[stuck].held > 1:
+        rounds += 1
+        assert rounds < 20
+        desk.now += 1.0
+        done = desk.scheduler._workers[other].held
+        actions = desk.finish(other, done) if done else desk(Tick(desk.now))
+        for action in actions:
+            if isinstance(action, TakeBack):
+                held = desk.scheduler._workers[stuck].held
+                desk(TookBack(stuck, action.tasks, desk.now))
+                assert desk.scheduler._workers[stuck].held < held
+
+
+def test_tries_in_vain_become_rare():
+    desk = two_idle_workers()
+    desk.submit(4, group=9)
+    desk.now = 1.0
+    desk.finish(0, 2)
+    tries = 0
+    for _ in range(1000):  # a second, in which nothing is ever won
+        desk.now += 0.001
+        for action in desk(Tick(desk.now)):
+            if isinstance(action, TakeBack):
+                tries += 1
+                desk(TookBack(1, 0, desk.now))
+
+    assert 5 <= tries <= 20
+
+
+def test_no_worker_holds_more_than_there_is_room_for():
+    desk = two_idle_workers(max_workers=2)
+    desk.submit(1, group=9)
+    desk.finish(0, 1, micros=0)  # takes no time at all
+    desk.submit(2, group=9)
+    desk.submit(50_000, group=9)
+    for _ in range(100):
+        desk(Tick(0.0))
+
+    held = [worker.held for worker in desk.scheduler._workers.values()]
+
+    assert max(held) == MOST_HELD
+
+
 def test_a_worker_that_lost_tasks_is_sent_nothing_until_it_has_dropped_them():
     desk = two_idle_workers(max_workers=2)
     desk.submit(4, group=9)
@@ -255,7 +309,7 @@ def test_the_task_a_worker_died_in_fails_and_what_it_had_not_claimed_goes_elsewh
     desk = two_idle_workers(max_workers=2)
     desk.submit(4, group=9)
 
-    actions = desk.exit(0, unclaimed=1)
+    actions = desk.exit(0, unstarted=1)
 
     assert Fail(Span(2, 3, 9), 0, Why.DIED) in actions
     assert Launch(2) in actions
@@ -267,10 +321,20 @@ def test_tasks_finished_but_not_heard_of_are_lost_and_not_run_again():
     desk.submit(40)
     held = desk.scheduler._workers[0].held
 
-    actions = desk.exit(0, unclaimed=held - 3)
+    actions = desk.exit(0, unstarted=held - 3)
 
     assert Fail(Span(2, 4, 0), 0, Why.LOST) in actions
     assert Fail(Span(4, 5, 0), 0, Why.DIED) in actions
+
+
+def test_a_worker_that_dies_between_two_tasks_ran_none_of_them():
+    desk = two_idle_workers()
+    desk.submit(40)
+    held = desk.scheduler._workers[0].held
+
+    actions = desk.exit(0, unstarted=held - 3, finished=True)
+
+    assert [a for a in actions if isinstance(a, Fail)] == [Fail(Span(2, 5, 0), 0, Why.LOST)]
 
 
 def test_a_thousand_deaths_in_tasks_do_not_break_the_pool():
@@ -378,8 +442,21 @@ def test_shutdown_with_cancel_takes_back_what_nobody_started():
     desk.submit(3)
     desk.ready(0)
 
-    assert desk(ShutdownAsked(True, 0.0)) == [Cancel(Span(2, 3, 0)), TakeBack(0, 1)]
+    taken = [Cancel(Span(2, 3, 0)), TakeBack(0, 1)]
+    assert desk(ShutdownAsked(True, 0.0)) == [*taken, WakeAt(STEAL_SECONDS)]
     assert desk(TookBack(0, 1, 0.0)) == [Cancel(Span(1, 2, 0))]
+
+
+def test_shutdown_with_cancel_tries_again_what_was_claimed_with_the_task_that_runs():
+    desk = Desk(max_workers=1)
+    desk.submit(2)
+    desk.ready(0)
+    desk(ShutdownAsked(True, 0.0))
+    desk(TookBack(0, 0, 0.0))
+    desk.now = 2 * STEAL_SECONDS
+
+    assert desk(Tick(desk.now)) == [TakeBack(0, 1)]
+    assert desk(TookBack(0, 1, desk.now)) == [Cancel(Span(1, 2, 0))]
     assert desk.finish(0) == []
     assert desk(Dropped(0, 1, 0.0)) == [Retire(0)]
 
@@ -431,9 +508,19 @@ def test_the_runner_of_a_task_is_the_worker_that_has_it_at_its_head():
     desk = two_idle_workers(max_workers=2)
     desk.submit(4, group=9)
 
-    assert [desk.scheduler.runner(task) for task in (2, 3, 4, 5)] == [
-        (0, 2),
-        (1, 2),
-        (-1, 0),
-        (-1, 0),
-    ]
+    scheduler = desk.scheduler
+    assert [scheduler.runner(task) for task in (2, 3, 4, 5)] == [0, 1, -1, -1]
+    assert [scheduler.holder(task) for task in (2, 3, 4, 5, 6)] == [0, 1, 0, 1, -1]
+
+
+def test_what_a_worker_holds_behind_a_task_is_counted():
+    desk = two_idle_workers(max_workers=1)
+    desk.submit(4, group=9)
+    worker = desk.scheduler.holder(2)
+    held = [task for task in range(2, 6) if desk.scheduler.holder(task) == worker]
+
+    behind = [desk.scheduler.behind(worker, task) for task in held]
+
+    assert behind == list(reversed(range(len(held))))
+    assert desk.scheduler.behind(worker, 1) == len(held)  # finished long ago: all are behind it
+    assert desk.scheduler.behind(99, 2) == 0

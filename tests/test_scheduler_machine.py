@@ -22,6 +22,8 @@ class WorldWorker:
         self.ready = False
         self.inbox = deque()
         self.claims = 0
+        #: Claims taken and not used.
+        self.tokens = 0
         self.running = None
         self.unsent = []
         self.dropped = 0
@@ -34,13 +36,24 @@ class WorldWorker:
         elif self.running is not None:
             self.unsent.append(self.running)
             self.running = None
-        elif self.inbox and self.claims:
-            self.claims -= 1
+        elif self.inbox and (self.tokens or self.claims):
+            if not self.tokens:  # several at once, as many as there happen to be
+                self.tokens = min(self.claims, len(self.inbox), 1 + sum(self.inbox) % 3)
+                self.claims -= self.tokens
+            self.tokens -= 1
             self.running = self.inbox.popleft()
             ran[self.running] += 1
         elif self.inbox:
             self.dropped += len(self.inbox)
             self.inbox.clear()
+
+    def put_back(self):
+        """Put claims back that were not used."""
+        self.claims += self.tokens
+        self.tokens = 0
+
+    def has_claimed(self, task):
+        return task in list(self.inbox)[: self.tokens]
 
 
 class World:
@@ -135,7 +148,9 @@ class World:
 
     def exit(self, number):
         worker = self.workers.pop(number)
-        self.tell(s.WorkerExited(number, worker.claims, self.now))
+        self.tell(
+            s.WorkerExited(number, worker.claims + worker.tokens, self.now, worker.running is None)
+        )
 
     def advance(self, seconds):
         self.now += seconds
@@ -188,6 +203,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.workers)
     @rule(data=st.data())
+    def claims_are_put_back(self, data):
+        number = data.draw(st.sampled_from(sorted(self.world.workers)))
+        self.world.workers[number].put_back()
+
+    @precondition(lambda self: self.world.workers)
+    @rule(data=st.data())
     def messages_arrive(self, data):
         self.world.flush(data.draw(st.sampled_from(sorted(self.world.workers))))
 
@@ -212,7 +233,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         world.tell(s.CancelAsked(task, world.now))
         if not world.ended[task]:
-            assert world.ran[task] or not world.scheduler.config.claims
+            claimed = any(worker.has_claimed(task) for worker in world.workers.values())
+            assert world.ran[task] or claimed or not world.scheduler.config.claims
 
     @rule(cancel=st.booleans())
     def shut_down(self, cancel):

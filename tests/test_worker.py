@@ -12,23 +12,28 @@ import pytest
 
 from hookpool import _wire, _worker, reduction
 from hookpool._buffers import Lender
-from hookpool._channel import CLAIMS, Channel
+from hookpool._channel import Channel
+from hookpool._claims import Board, are_possible
+from hookpool._link import Link
 from hookpool._wire import Form, Kind, Status
 from tests.helpers import wait_until
 
-pytestmark = pytest.mark.skipif(not CLAIMS, reason="there is no atomic claim on this system")
+pytestmark = pytest.mark.skipif(not are_possible(), reason="there is no atomic claim here")
 
 
 class Owner:
     """The other end of a worker that runs in a thread."""
 
     def __init__(self):
-        self.channel = Channel()
+        self.board = Board()
+        self.channel = Channel(self.board)
         self.worker = _worker._Worker(
-            _worker.Link(
+            Link(
                 os.dup(self.channel.worker_in),
                 os.dup(self.channel.worker_out),
                 os.dup(self.channel.claims),
+                os.dup(self.board.fd),
+                self.channel.slot,
             ),
             Lender(),
         )
@@ -72,6 +77,7 @@ class Owner:
         self.thread.join(20)
         self.worker.close()
         self.channel.close()
+        self.board.close()
 
 
 @pytest.fixture
