@@ -148,7 +148,7 @@ class Map:
         self._submit(index, self._form, payloads, tuple(needs.values()))
 
     def _packet(self, args: tuple[Any, ...]) -> Packet:
-        if self._repeats is not None:
+        if self._repeats is not None and self._repeats.handles:
             return self._repeats.dump(self._fn if self._form is Form.CALL else None, args)
         if self._form is Form.CALL:
             parts = {"the function": self._fn, "args": args}

@@ -35,7 +35,7 @@ class Repeats:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         #: What stands for what, by its id.
-        self._handles: dict[int, Handle] = {}
+        self.handles: dict[int, Handle] = {}
         #: All that was looked at, so that their ids stay theirs.
         self._seen: dict[int, Any] = {}
 
@@ -62,19 +62,16 @@ class Repeats:
         except Exception:  # noqa: BLE001 - the calls will fail, each for itself and with its path
             return
         if type(handle.definition.data) is Parcel:
-            self._handles[id(obj)] = handle
+            self.handles[id(obj)] = handle
 
     def dump(self, function: Any, args: tuple[Any, ...]) -> Packet:
         """As `Ledger.dump`, of the arguments, and of the function unless it is None."""
-        obj: Any = args if function is None else (function, args, {})
         parts = {"args": args} if function is None else {"the function": function, "args": args}
-        handles = self._handles
-        if not handles:
-            return self._ledger.dump(obj, parts)
+        handles = self.handles
         short = tuple(
             [handles.get(id(arg), arg) if type(arg) in _UNCHANGING else arg for arg in args]
         )
-        obj = short if function is None else (function, short, {})
+        obj: Any = short if function is None else (function, short, {})
         return self._ledger.dump_repeats(obj, parts, handles)
 
 

@@ -10,13 +10,14 @@ Any thread may call it.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from hookpool._buffers import Lender, Parcel, is_same
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import pickle
     from collections.abc import Sequence
+    from typing import Any, TypeAlias
 
     from hookpool._borrowed import Buffer
     from hookpool._slots import Slot
@@ -25,26 +26,35 @@ if TYPE_CHECKING:
 _MANY = 64
 
 #: Where an original is, and how long.
-_Place: TypeAlias = "tuple[int, int]"
+_Place: TypeAlias = tuple[int, int]
 
 
-class _Copy(NamedTuple):
-    """Where a copy is: the parcel, which of its parts, and the digest, if it is known.
+class _Copy:
+    """Where a copy is.
 
     Not the slot: what has a finalizer can be had by a weak reference while that runs.
     """
 
-    parcel: weakref.ref[Parcel]
-    part: int
-    digest: bytes | None
+    __slots__ = ("digest", "parcel", "part")
+
+    def __init__(self, parcel: Parcel, part: int, digest: bytes | None) -> None:
+        self.parcel = weakref.ref(parcel)
+        self.part = part
+        #: Of the content, if it is known.
+        self.digest = digest
 
 
-class _Met(NamedTuple):
+class _Met:
     """A buffer that was met, which holds its memory; its slot and its digest, as far as known."""
 
-    buffer: pickle.PickleBuffer
-    slot: Slot | None
-    digest: bytes | None
+    __slots__ = ("buffer", "digest", "slot")
+
+    def __init__(
+        self, buffer: pickle.PickleBuffer, slot: Slot | None = None, digest: bytes | None = None
+    ) -> None:
+        self.buffer = buffer
+        self.slot = slot
+        self.digest = digest
 
 
 class Copies:
@@ -84,7 +94,7 @@ class Copies:
             for one, copies in list(known.items()):
                 if not _living(copies):
                     known.pop(one, None)
-        known[place] = (*_living(known.get(place, ())), _Copy(weakref.ref(parcel), part, digest))
+        known[place] = (*_living(known.get(place, ())), _Copy(parcel, part, digest))
 
 
 def _living(copies: tuple[_Copy, ...]) -> tuple[_Copy, ...]:
@@ -120,18 +130,16 @@ class Sharing:
     def digest(self, buffer: pickle.PickleBuffer) -> bytes:
         """What tells the content of a buffer from another."""
         met = self._find(buffer)
-        if met.digest is not None:
-            return met.digest
-        made = digest(buffer.raw())
-        self._met[_place(buffer)] = met._replace(digest=made)
-        return made
+        if met.digest is None:
+            met.digest = digest(buffer.raw())
+        return met.digest
 
     def _find(self, buffer: pickle.PickleBuffer) -> _Met:
         place = _place(buffer)
         met = self._met.get(place)
         if met is None:
             found = self._copies.find(place, buffer.raw())
-            met = self._met[place] = _Met(buffer, *(found or (None, None)))
+            met = self._met[place] = _Met(buffer, *(found or ()))
         return met
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import multiprocessing
+import operator
 import os
 import pickle
 import signal
@@ -322,6 +324,16 @@ def test_past_the_limit_it_goes_through_the_pipe(options: dict[str, int], read_o
             return clean
 
         assert all(pool.map(spoil, [handle] * 10, range(10)))
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_with_the_standard_contexts_too(method: str):
+    with HookPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+        x = numbers()
+        handle = pool.put(x)
+        assert list(pool.map(operator.itemgetter(7), [handle] * 4)) == [7] * 4
+        assert list(pool.map(lambda n: int(x[n]), range(9))) == list(range(9))
+        assert list(pool.map(operator.getitem, [x] * 9, range(9))) == list(range(9))
 
 
 def test_a_dropped_pool_is_not_kept_alive_by_a_handle():

@@ -78,7 +78,7 @@ def test_what_is_large_is_pickled_once(obj: Counted, times: int):
 def test_what_no_pickler_is_asked_about_is_left_alone(obj: Any):
     repeats = Repeats(Ledger(_buffers.Lender()))
     repeats.note([(obj,), (obj,)])
-    assert not repeats._handles
+    assert not repeats.handles
 
 
 def test_what_cannot_be_put_fails_where_it_is_used():
@@ -96,7 +96,7 @@ def test_it_stands_for_the_object_wherever_that_is_referred_to():
     repeats.note([(x, 1), (x, 2)])
     packet = repeats.dump(None, (x, [x], {"a": x}))
     assert len(packet.data) < 1000
-    assert [type(handle) for handle in repeats._handles.values()] == [Handle]
+    assert [type(handle) for handle in repeats.handles.values()] == [Handle]
     assert len(packet.needs) == 1
 
 
