@@ -174,7 +174,37 @@ def _middle(record: Record, case: str, subject: str) -> float | None:
     return STATISTICS["p50"](samples) if samples else None
 
 
+def _faster(what: str, case: str, times: float, *peers: str) -> Faster:
+    """Of picklers, whose best turn counts."""
+    return Faster(what, case, times, peers, "min")
+
+
+_DATA = ("nested", "decimals", "datetimes", "fractions", "objects", "slotted", "arrays")
+PICKLERS: tuple[Target, ...] = (
+    *(_faster(f"dumps: {shape}", f"dumps_{shape}", 1 / 1.35, "pickle") for shape in _DATA),
+    _faster("dumps: a tiny tuple", "dumps_tuple", 1 / 4, "pickle"),
+    _faster("dumps: a dynamic dataclass", "dumps_dataclass", 1 / 1.3, "pickle"),
+    _faster("dumps: a lambda", "dumps_lambda", 4, "cloudpickle"),
+    _faster("dumps: a lambda, first time", "dumps_lambda_first", 2, "cloudpickle"),
+    _faster("dumps: a closure", "dumps_closure", 4, "cloudpickle"),
+    _faster("dumps: a closure, first time", "dumps_closure_first", 2, "cloudpickle"),
+    _faster("dumps: a decorated function", "dumps_decorated", 3, "cloudpickle"),
+    _faster("dumps: a class", "dumps_class", 2, "cloudpickle"),
+    _faster("dumps: a class, first time", "dumps_class_first", 2, "cloudpickle"),
+    Flat("dumps: numpy, pandas, sklearn used", "dumps_packages", "dumps_function", 3),
+    _faster("loads: a lambda", "loads_lambda", 2, "cloudpickle"),
+    _faster("loads: a closure", "loads_closure", 2, "cloudpickle"),
+    _faster("loads: a class", "loads_class", 2, "cloudpickle"),
+    _faster("size: a lambda", "size_lambda", 1 / 1.1, "cloudpickle"),
+    # What bpo-35900 promised of reducers on the C pickler.
+    *(
+        _faster(f"in C: {shape}", f"dumps_{shape}", 10, "hookpool-python")
+        for shape in ("nested", "objects", "slotted", "decimals")
+    ),
+)
+
 TARGETS: tuple[Target, ...] = (
+    *PICKLERS,
     Faster("round trip", "round_trip", 8, ("ppe-fork",)),
     Faster("round trip", "round_trip", 2, ("pool-fork",)),
     Faster("round trip on one core", "round_trip_one_core", 8, ("ppe-fork",)),

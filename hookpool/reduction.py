@@ -441,7 +441,8 @@ def take(kind: type[ReusablePickler]) -> Any:
 def pickled(kind: type[ReusablePickler], obj: Any, table: Table | None = None) -> bytes:
     """The pickle of an object by this kind of pickler; errors are as the C pickler raises them."""
     pickler = take(kind)
-    pickler.use(table)
+    if table is not None:
+        pickler.use(table)
     data: bytes = pickler.pickled(obj)
     pickler.release(len(data))
     return data

@@ -19,6 +19,7 @@ from bench import (
     compare,
     counts,
     page,
+    pickle_bench,
     record,
     run,
     stats,
@@ -196,7 +197,12 @@ def test_a_record_without_the_case_or_the_subject_says_nothing():
 
 
 def test_every_target_names_a_case_and_peers_that_can_do_it():
-    for target in targets.TARGETS:
+    for target in targets.PICKLERS:
+        assert target.case in pickle_bench.SHAPES
+        assert {"pickle", "cloudpickle", "hookpool-python"}.issuperset(
+            getattr(target, "peers", ())
+        )
+    for target in targets.TARGETS[len(targets.PICKLERS) :]:
         able = run.able(CASES[target.case], list(SUBJECTS))
         assert getattr(target, "ours", targets.OURS) in able
         for peer in getattr(target, "peers", ()) or (getattr(target, "peer", "hookpool"),):
@@ -367,7 +373,7 @@ def test_pictures_are_drawn_from_records(tmp_path):
     into = record.begin("x", [])
     for case in ("round_trip", "dumps_lambda"):
         into["cases"][case] = about
-        for name, value in (("base", 2.0), ("hookpool", 1.0)):
+        for name, value in (("base", 2.0), ("hookpool", 1.0), ("hookpool-python", 20.0)):
             into["blocks"].append(
                 {"case": case, "subject": name, "round": 0, "status": "ok", "samples": [value]}
             )
@@ -383,7 +389,7 @@ def test_pictures_are_drawn_from_records(tmp_path):
     )
 
     pictures = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert pictures == ["history.png", "latest.png", "picklers.png"]
+    assert pictures == ["gain.png", "history.png", "latest.png", "picklers.png"]
 
 
 def test_the_page_gets_the_tables_as_they_were_printed(tmp_path):
