@@ -171,7 +171,7 @@ def _is_safe(
                 return False
         elif id(kind) in ATOMS:
             continue
-        elif id(kind) in _CONTAINERS:
+        elif id(kind) in CONTAINERS:
             if len(value) > _LONG:
                 return False
             if kind is dict:
@@ -199,7 +199,7 @@ def is_safe(pickler: Any, values: Iterable[Any]) -> bool:
     return _is_safe(pickler, values, [], inner=False)
 
 
-_CONTAINERS = frozenset(map(id, (tuple, list, dict, set, frozenset)))
+CONTAINERS = frozenset(map(id, (tuple, list, dict, set, frozenset)))
 # A look at more would cost more than it saves.
 _DEEP = 2
 _LONG = 16

@@ -1,9 +1,9 @@
 """Whether a function is still what it was when it was last pickled, told without pickling it.
 
 Owns the answer for functions of which little can change: importable ones, and those by value that
-capture numbers, text, modules, importable things, and functions of the same kind.  Of any other
-only its pickle tells.  Everything that can change is looked at each time: attributes, globals,
-cells, whether names still resolve.
+capture numbers, text, short containers of these, modules, importable things, and functions of the
+same kind.  Of any other only its pickle tells.  Everything that can change is looked at each time:
+attributes, globals, cells, what containers hold, whether names still resolve.
 
 A watch keeps no function, class or module alive; of what was captured it keeps only atoms.  Knows
 nothing of ledgers and workers.  Any thread may call it.
@@ -15,19 +15,21 @@ import sys
 import weakref
 from collections.abc import Callable
 from itertools import repeat
-from operator import attrgetter
+from operator import attrgetter, is_
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from hookpool import _importable
 from hookpool._code import ANNOTATIONS, Facts, facts
-from hookpool._functions import ATOMS
+from hookpool._functions import ATOMS, CONTAINERS
 from hookpool._importable import MAINS, is_importable, is_module_importable
 from hookpool._type_forms import with_annotated
 
 # A function that reaches more functions by value than these is pickled instead: the looks, some
 # 2 us each, would soon cost what they save.
 _MOST = 16
+# A container of more items is pickled, too: to compare them would take as long.
+_LONG = 64
 
 _ABSENT = object()
 _modules = sys.modules
@@ -106,6 +108,7 @@ class _ByValue(Watch):
         "_cells",
         "_code",
         "_defaults",
+        "_flat",
         "_globals",
         "_has_home",
         "_look",
@@ -132,7 +135,14 @@ class _ByValue(Watch):
         # What is captured is compared by its ids, which stay taken as long as it is there.
         self._globals = list(map(id, found))
         self._cells = list(map(id, cells))
-        self._atoms = [value for value in (*found, *cells) if id(type(value)) in ATOMS]
+        values = *found, *cells
+        self._atoms = [value for value in values if id(type(value)) in ATOMS]
+        #: Containers of atoms: where they are, and what they hold, which they may hold no more.
+        self._flat = [
+            (index, elements)
+            for index, value in enumerate(values)
+            if (elements := _atoms_in(value)) is not None
+        ]
         #: What else was captured, by this function and by those that have no watch of their own,
         #: and how to tell that it is the same.
         self.others: list[tuple[weakref.ref[Any], Callable[[Any], bool]]] = []
@@ -143,7 +153,12 @@ class _ByValue(Watch):
         """What is captured and may refer to something."""
         values = list(map(fn.__globals__.get, self._names, repeat(None)))
         values += map(_contents_of, fn.__closure__ or ())
-        return [value for value in values if id(type(value)) not in ATOMS]
+        flat = {index for index, _ in self._flat}
+        return [
+            value
+            for index, value in enumerate(values)
+            if index not in flat and id(type(value)) not in ATOMS
+        ]
 
     def is_unchanged(self, fn: Any) -> bool:
         space = fn.__globals__
@@ -156,6 +171,7 @@ class _ByValue(Watch):
             and _has_home(self._module, space) is self._has_home
             and (not self._names or self._has_globals(space))
             and (not self._cells or self._has_cells(fn))
+            and (not self._flat or self._has_items(fn))
             and (not self.others or self._has_others())
         )
 
@@ -168,12 +184,39 @@ class _ByValue(Watch):
         except ValueError:  # one has been emptied
             return False
 
+    def _has_items(self, fn: FunctionType) -> bool:
+        """To be asked when the containers are known to be the same objects."""
+        names, space = self._names, fn.__globals__
+        for index, before in self._flat:
+            if index < len(names):
+                value = space[names[index]]
+            else:
+                value = fn.__closure__[index - len(names)].cell_contents  # type: ignore[index]
+            now = _elements(value)
+            if len(now) != len(before) or not all(map(is_, now, before)):
+                return False
+        return True
+
     def _has_others(self) -> bool:
         for ref, is_same in self.others:
             value = ref()
             if value is None or not is_same(value):
                 return False
         return True
+
+
+def _elements(container: Any) -> list[Any]:
+    if type(container) is dict:
+        return [*container, *container.values()]
+    return list(container)
+
+
+def _atoms_in(value: Any) -> list[Any] | None:
+    """What a short container holds, if that cannot change from within."""
+    if id(type(value)) not in CONTAINERS or len(value) > _LONG:
+        return None
+    found = _elements(value)
+    return found if ATOMS.issuperset(map(id, map(type, found))) else None
 
 
 def _is_not_importable(fn: Any) -> bool:

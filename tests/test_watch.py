@@ -38,7 +38,17 @@ def caught(items=[]): return items
 def attributed(): pass
 attributed.mark = 1
 def held(): return box
-box = []
+box = [1]
+def configured(): return options["level"], pair
+options, pair = {"level": 1, "name": "n"}, (1, "a")
+def collecting():
+    seen = {1, 2}
+    return lambda: seen
+collected = collecting()
+def nested(): return [inner]
+inner = [[1]]
+def long(): return items
+items = list(range(1000))
 """
 
 
@@ -51,7 +61,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return module
 
 
-WATCHED = ["even", "odd", "scaled", "named", "submodule", "counted", "undefined"]
+WATCHED = [
+    *("even", "odd", "scaled", "named", "submodule", "counted", "undefined"),
+    *("held", "configured", "collected"),
+]
 
 
 @pytest.mark.parametrize("name", WATCHED)
@@ -63,7 +76,7 @@ def test_what_has_not_changed_is_not_pickled_again(made, name):
     assert seen.is_unchanged(fn)
 
 
-@pytest.mark.parametrize("name", ["caught", "attributed", "held"])
+@pytest.mark.parametrize("name", ["caught", "attributed", "nested", "long"])
 def test_what_may_change_from_within_is_never_said_to_be_the_same(made, name):
     fn = getattr(made, name)
     assert not _watch.watch(fn).is_unchanged(fn)
@@ -102,6 +115,17 @@ CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "what another function captures": ("even", lambda made: setattr(made, "even", len)),
     "another function": ("even", lambda made: setattr(made.odd, "__defaults__", (1,))),
     "another function is rebound": ("even", lambda made: setattr(made, "odd", made.scaled)),
+    "an item more": ("held", lambda made: made.box.append(1)),
+    "an item set to an equal one": ("held", lambda made: made.box.__setitem__(0, True)),
+    "an item that can change": ("held", lambda made: made.box.__setitem__(0, [1])),
+    "an item of a dict": ("configured", lambda made: made.options.update(level=2)),
+    "a key of a dict": ("configured", lambda made: made.options.update(more=2)),
+    "the order of a dict": (
+        "configured",
+        lambda made: made.options.update(level=made.options.pop("level")),
+    ),
+    "another tuple": ("configured", lambda made: setattr(made, "pair", (1, "b"))),
+    "an element of a set": ("collected", lambda made: made.collected().add(3)),
     "a module is rebound": ("named", lambda made: setattr(made, "json", os)),
     "a builtin is rebound": ("named", lambda made: setattr(made, "sqrt", math.sin)),
 }
