@@ -24,6 +24,7 @@ from types import (
     FunctionType,
     GetSetDescriptorType,
     MemberDescriptorType,
+    MethodDescriptorType,
     WrapperDescriptorType,
 )
 from typing import Any, NamedTuple
@@ -328,6 +329,25 @@ def is_simple(kind: Any) -> bool:
         and not any("__slots__" in dict_of(one) for one in kind.__mro__)
         and kind not in copyreg.dispatch_table
     )
+
+
+def way_of(kind: Any) -> tuple[Any, bool] | None:
+    """What the C pickler would call with each object of a type, and whether with a protocol, too.
+
+    None where it would ask the object itself, which may have an answer of its own.
+    """
+    if kind.__dictoffset__ != 0 or type(kind.__getattribute__) is not WrapperDescriptorType:
+        return None
+    for name, with_protocol in (("__reduce_ex__", True), ("__reduce__", False)):
+        way = getattr(kind, name)
+        if way is not getattr(object, name):
+            return (way, with_protocol) if type(way) in _PLAIN_FUNCTIONS else None
+    # A type written in C may look elsewhere for what it lacks, as weak proxies do.
+    is_common = kind.__getattribute__ is object.__getattribute__
+    return (object.__reduce_ex__, True) if is_common else None
+
+
+_PLAIN_FUNCTIONS = (FunctionType, MethodDescriptorType)
 
 
 # ---------------------------------------------------------------------------------------------

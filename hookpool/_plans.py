@@ -119,8 +119,9 @@ class _Plans:
     def learn(self, kind: type) -> Plan | None:
         """The plan for a type met for the first time."""
         plan = reduce_any_class if issubclass(kind, type) else _objects.plan_for(kind)
-        if plan is None and not kind.__flags__ & _classes.HEAP:  # it lives as long as we do
-            native.add(kind)
+        is_static = not kind.__flags__ & _classes.HEAP
+        if plan is None and is_static and _classes.way_of(kind) is None:
+            native.add(kind)  # it lives as long as we do
             return None
         ident, known, watched = id(kind), self.known, self._watched
 

@@ -90,10 +90,16 @@ def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
     On Python 3.11 a method that reads an attribute of its instance would take twice as long.
     """
     natives, simple, has_no_way = native, pickler.simple, _classes.OWN_WAYS.isdisjoint
+    ways, ways_ex = pickler.ways, pickler.ways_ex
+    protocol = pickler.protocol if pickler.protocol >= 0 else _HIGHEST
 
     def reducer_override(obj: Any, /) -> Any:
         kind = type(obj)
         try:
+            if kind in ways_ex:
+                return ways_ex[kind](obj, protocol)
+            if kind in ways:
+                return ways[kind](obj)
             if kind in natives:
                 return NotImplemented
             if kind in simple:
@@ -160,13 +166,16 @@ class HookPickler(_CPickler):
     42
     """
 
-    __slots__ = ("_lent", "met", "protocol", "root", "simple", "table")
+    __slots__ = ("_lent", "met", "protocol", "root", "simple", "table", "ways", "ways_ex")
 
     root: Any  # what is being dumped
     table: Any  # the user's dispatch table
     met: dict[int, Any]  # id of a function, cell, globals... -> what its plan has to remember
     protocol: int
     simple: set[type]  # types found to be simple in this dump, see `_classes.is_simple`
+    #: Of types met in this dump: what the C pickler would call with the object; and a protocol.
+    ways: dict[type, Callable[[Any], Any]]
+    ways_ex: dict[type, Callable[[Any, int], Any]]
     _lent: list[type] | None  # types that are in `native` for this dump
 
     #: Makes a function there.
@@ -196,6 +205,7 @@ class HookPickler(_CPickler):
         """Begin with an empty memo."""
         self.met = {}
         self.simple = set()
+        self.ways, self.ways_ex = {}, {}
         self.table = self._lent = None
 
     def dump(self, obj: Any, /) -> None:
@@ -223,26 +233,38 @@ class HookPickler(_CPickler):
         try:
             _c_dump(self, obj)
         finally:
-            self.simple.clear()
-            if self._lent is not None:
-                self._end_loan()
+            self._end_loan()
 
     def lend(self, kind: type) -> None:
         """Take objects of a type for what the first one was, until this dump ends."""
         if not is_plainly_hashed(kind):
             return
         is_modern = not 0 <= self.protocol < 2  # below, copyreg has ways of its own
-        if is_modern and self.table is None and _classes.is_simple(kind):
-            self.simple.add(kind)
-            return
+        if is_modern and self.table is None and kind not in _copyreg_table:
+            if _classes.is_simple(kind):
+                self.simple.add(kind)
+                return
+            way = _classes.way_of(kind)
+            if way is not None:
+                # To call it here costs less than to have it looked up for each object.
+                (self.ways_ex if way[1] else self.ways)[kind] = way[0]
+                return
         if self._lent is None:
             self._lent = []
         self._lent.append(kind)
         native.add(kind)
 
     def _end_loan(self) -> None:
-        native.difference_update(self._lent or ())
-        self._lent = None
+        """Forget what was true of types in this dump."""
+        if self.simple:
+            self.simple.clear()
+        if self.ways:
+            self.ways.clear()
+        if self.ways_ex:
+            self.ways_ex.clear()
+        if self._lent is not None:
+            native.difference_update(self._lent)
+            self._lent = None
 
     def stamps_of(
         self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
@@ -384,10 +406,7 @@ class ReusablePickler(HookPickler):
         self.root = None
         if self.met:
             self.met = {}
-        if self.simple:
-            self.simple.clear()
-        if self._lent is not None:
-            self._end_loan()
+        self._end_loan()
         if self.table is not None:
             self.table = None
             _c_table.__delete__(self)
@@ -396,8 +415,7 @@ class ReusablePickler(HookPickler):
     def retire(self) -> None:
         """Be used no more; without the cycle of pickler and hook, what it holds goes with it."""
         del self.reducer_override
-        if self._lent is not None:
-            self._end_loan()
+        self._end_loan()
 
 
 class _Large:

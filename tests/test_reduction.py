@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import concurrent.futures
+import copy
 import copyreg
+import datetime
+import decimal
+import fractions
 import functools
 import gc
 import io
 import multiprocessing
+import pathlib
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 import types
+import uuid
 import weakref
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
@@ -721,6 +729,35 @@ def test_many_instances_are_written_as_pickle_writes_them() -> None:
         assert loads(dumps([Simple(), odd, Simple(a=2)]))[1] == "odd"
     finally:
         reduction.register_pickle_by_value(HERE)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_objects_with_a_way_of_their_own_are_written_as_pickle_writes_them(protocol: int) -> None:
+    """After the first of a type, what the C pickler would call is called without asking."""
+    now, thing = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), Simple(a=1)
+    some = [decimal.Decimal("1.5"), now, fractions.Fraction(1, 3), uuid.UUID(int=3), range(3)]
+    some += [collections.deque([1]), pathlib.PurePosixPath("a"), slice(1), bytearray(b"x"), {1}]
+    some += [collections.Counter("aab"), Exception("e"), re.compile("a"), array.array("i", [1])]
+    objects = [*some, *some[::-1], *map(copy.copy, some)]
+    reduction.unregister_pickle_by_value(HERE)
+    try:
+        assert dumps(objects, protocol) == pickle.dumps(objects, protocol)
+        proxies = [weakref.proxy(thing), weakref.proxy(thing)]
+        if protocol > 1:
+            assert dumps(proxies, protocol) == pickle.dumps(proxies, protocol)
+    finally:
+        reduction.register_pickle_by_value(HERE)
+
+
+def test_a_registration_for_a_type_with_a_way_of_its_own_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = [decimal.Decimal(1), decimal.Decimal(2)]
+    assert loads(dumps(pair)) == pair
+    monkeypatch.setitem(copyreg.dispatch_table, decimal.Decimal, lambda one: (str, (str(one),)))
+    assert loads(dumps(pair)) == ["1", "2"]
+    monkeypatch.undo()
+    assert loads(dumps(pair)) == pair
 
 
 def test_how_instances_are_reduced_is_looked_at_in_each_dump(
