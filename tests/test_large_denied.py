@@ -102,7 +102,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def test_files_must_not_be_as_long_as_that():
     """`ulimit -f`: counts for files in memory, too."""
-    before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))"
+    before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
     assert run_python("-c", USE.format(root=ROOT, before=before), timeout=60).strip() == "False"
 
 
