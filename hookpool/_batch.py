@@ -209,19 +209,27 @@ class Maps:
 
     def keep(self, path: str, array: Any) -> None:
         """Have it here for the next ones, and none whose file is gone."""
-        for other in list(self._arrays):
-            if len(self._arrays) >= KEPT or not os.path.exists(other):
-                del self._arrays[other]
+        self.let_go()
+        while len(self._arrays) >= KEPT:
+            del self._arrays[next(iter(self._arrays))]
         self._arrays[path] = array
 
+    def let_go(self) -> None:
+        """Have none whose file is gone: the call that it was for is over."""
+        for path in list(self._arrays):
+            if not os.path.exists(path):
+                del self._arrays[path]
 
-#: What the worker has of the calls that are not over.
-_current: weakref.WeakSet[Maps] = weakref.WeakSet()
+
+#: What the worker has of the calls that are not over, the newest last; and of others where a
+#: function goes on to have one of their arrays in a global.
+_current: weakref.WeakValueDictionary[int, Maps] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
 
 
 def _begin_maps(call: str) -> Maps:
     maps = Maps(call)
-    _current.add(maps)
+    _current[next(_numbers)] = maps
     return maps
 
 
@@ -230,7 +238,7 @@ def mapped(path: str, *how: Any) -> Any:
 
     A view of it: what a task does to the shape of an array is no business of the next task's.
     """
-    keepers = list(_current)
+    keepers = list(_current.values())
     for maps in keepers:
         array = maps.get(path)
         if array is not None:
@@ -260,6 +268,8 @@ def run(
         keywords: of each call; None if there are none.
         are_many: if not, what the only call returns is returned.
     """
+    for kept in list(_current.values()):
+        kept.let_go()
     with _Nested(*nested):
         results = _results(functions, arguments, keywords)
     outcome = results if are_many else results[0]

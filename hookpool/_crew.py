@@ -35,8 +35,8 @@ class Worker:
     """See the module."""
 
     __slots__ = (
-        "channel", "death", "definitions", "exchange", "number", "pidfd", "process", "reading",
-        "retired", "spin", "unfit",
+        "channel", "death", "definitions", "exchange", "killed", "number", "pidfd", "process",
+        "reading", "retired", "spin", "unfit",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,8 @@ class Worker:
         self.retired = False
         #: Whether its initializer raised.
         self.unfit = False
+        #: Whether the owner killed it, for a task that nobody wants any more.
+        self.killed = False
 
     def fds(self) -> list[int]:
         """The descriptors that a forked child of the owner must close."""

@@ -280,6 +280,7 @@ class Desk(ABC):
                 if behind(holder, number) > behind(holder, started):
                     return  # it has run, and the worker is at another one
         if worker is not None:
+            worker.killed = True
             kill(worker.process)
 
     def tell(self, event: _events.Event) -> None:

@@ -396,7 +396,9 @@ class Driver(Reader):
                 self._tell(_events.InitializerFailed(worker.number))
             finished = worker.channel.doing() is Doing.NOTHING
             self._tell(
-                _events.WorkerExited(worker.number, unstarted, monotonic(), finished=finished)
+                _events.WorkerExited(
+                    worker.number, unstarted, monotonic(), finished, worker.killed
+                )
             )
         self._do_chores()
         del self._exits[worker.number]

@@ -91,13 +91,15 @@ class Dropped(NamedTuple):
 class WorkerExited(NamedTuple):
     """The process has ended; the last `unstarted` of the tasks it held it had not started.
 
-    `finished`: it was through with all of the others.
+    `finished`: it was through with all of the others.  `killed`: by the owner, so that it says
+    nothing about what else may kill workers.
     """
 
     worker: int
     unstarted: int
     now: float
     finished: bool = False
+    killed: bool = False
 
 
 class CancelAsked(NamedTuple):

@@ -715,7 +715,7 @@ class Scheduler:
     def _note_death(self, event: WorkerExited, worker: _Worker, had_started: bool) -> None:
         if self.config.break_on_death:
             self._break(Why.WORKER_DIED, event.worker, 1)
-        elif had_started:
+        elif had_started or event.killed:
             return
         elif worker.phase is Phase.STARTING:
             self._failed_starts += 1

@@ -67,8 +67,8 @@ class Desk:
     def finish(self, worker, count=1, micros=100):
         return self(Finished(worker, ((1, micros),) * count, self.now))
 
-    def exit(self, worker, unstarted=0, finished=False):
-        return self(WorkerExited(worker, unstarted, self.now, finished))
+    def exit(self, worker, unstarted=0, finished=False, killed=False):
+        return self(WorkerExited(worker, unstarted, self.now, finished, killed))
 
 
 def two_idle_workers(**config):
@@ -343,6 +343,17 @@ def test_a_thousand_deaths_in_tasks_do_not_break_the_pool():
         desk.submit()
         desk.ready(worker)
         assert any(isinstance(a, Fail) for a in desk.exit(worker))
+
+    assert desk.scheduler.state is Pool.OPEN
+
+
+def test_workers_that_the_owner_killed_do_not_break_the_pool():
+    """Ctrl-C in a map kills those that have its items, started or just claimed."""
+    desk = Desk(max_workers=1)
+    for worker in range(3 * DEATHS):
+        desk.submit()
+        desk.ready(worker)
+        desk.exit(worker, unstarted=1, killed=True)
 
     assert desk.scheduler.state is Pool.OPEN
 
