@@ -12,9 +12,10 @@ for. Any thread may call, as in the standard library. Standard contexts are as t
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from multiprocessing import context as mp_context
 from multiprocessing.process import BaseProcess
-from types import FunctionType
+from types import FrameType, FunctionType
 
 # Not from `typing`: what a program imports before its first fork server starts does without it,
 # since importing it takes 2 ms, while all wait (tests/test_worker_imports.py has an eye on that).
@@ -103,6 +104,22 @@ class HookContext(mp_context.BaseContext):
 
         return SimpleQueue(ctx=self)
 
+    def Lock(self) -> Any:
+        _start_tracker()
+        return super().Lock()
+
+    def RLock(self) -> Any:
+        _start_tracker()
+        return super().RLock()
+
+    def Semaphore(self, value: int = 1) -> Any:
+        _start_tracker()
+        return super().Semaphore(value)
+
+    def BoundedSemaphore(self, value: int = 1) -> Any:
+        _start_tracker()
+        return super().BoundedSemaphore(value)
+
     def Manager(self) -> Any:
         from hookpool.managers import SyncManager
 
@@ -147,8 +164,24 @@ class HookContext(mp_context.BaseContext):
         _launch.expect(_launch.Modules(_preload, PRELOAD_LATER))
 
     def _check_available(self) -> None:
-        # Called when somebody asks for the method by its name, hence by `set_start_method`.
-        _delegate_default_names()
+        # Called when somebody asks for the method by its name. Only who makes it the default asks
+        # for more than a context: for `get_context` nothing changes anywhere else.
+        asker: FrameType | None = sys._getframe(1)
+        while asker is not None and asker.f_code.co_name == "get_context":
+            asker = asker.f_back
+        if asker is not None and asker.f_code.co_name == "set_start_method":
+            _delegate_default_names()
+
+
+def _start_tracker() -> None:
+    """Have a resource tracker before the first lock that it shall know.
+
+    The standard library makes the lock, which has a name, and then starts the tracker: a program
+    that is killed in these milliseconds leaves the name behind. So it is some microseconds.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()
 
 
 def stop() -> None:

@@ -510,9 +510,13 @@ from multiprocessing import connection, managers, queues
 before = {name: str(inspect.signature(getattr(mp, name))) for name in (
     "JoinableQueue", "Manager", "Pipe", "Queue", "SimpleQueue", "set_forkserver_preload")}
 import hookpool
-mp.get_context("hookpool")  # from here on the names delegate
+functions = {name: getattr(mp.context.BaseContext, name).__code__ for name in before}
+mp.get_context("hookpool")
 mp.Pipe()
+assert functions == {name: getattr(mp.context.BaseContext, name).__code__ for name in before}
 assert mp.get_start_method(allow_none=True) is None, "looking must not decide the default"
+mp.set_start_method("hookpool")  # from here on the names delegate
+assert type(mp.Queue()) is not queues.Queue
 for method in ("fork", "spawn", "forkserver"):
     mp.set_start_method(method, force=True)
     assert type(mp.Queue()) is queues.Queue
@@ -526,6 +530,34 @@ assert before == {name: str(inspect.signature(getattr(mp, name))) for name in be
 mp.set_forkserver_preload(["colorsys"])
 from multiprocessing import forkserver
 assert forkserver._forkserver._preload_modules == ["colorsys"]
+"""
+
+
+def test_a_program_killed_while_it_makes_its_first_lock_leaves_no_name_behind() -> None:
+    """Its tracker runs by then: the standard library starts it after the lock is made."""
+    assert run_python("-c", NO_TRACKER).strip() == "no name yet"
+
+
+NO_TRACKER = """
+import multiprocessing, hookpool
+from multiprocessing import resource_tracker, synchronize
+
+class Killed(Exception): pass
+
+def killed():
+    raise Killed
+
+resource_tracker._resource_tracker.ensure_running = resource_tracker.ensure_running = killed
+names = []
+make = synchronize.SemLock._make_name
+synchronize.SemLock._make_name = staticmethod(lambda: names.append(make()) or names[-1])
+for kind in ("Lock", "RLock", "Semaphore", "BoundedSemaphore", "Event", "Condition", "Queue"):
+    try:
+        getattr(multiprocessing.get_context("hookpool"), kind)()
+    except Killed:
+        continue
+    raise AssertionError(kind)
+print(*names or ["no name yet"])
 """
 
 
