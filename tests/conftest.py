@@ -23,6 +23,9 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 
+from hookpool import reduction
+from hookpool.executor import HookPoolExecutor
+from tests.elsewhere import Elsewhere
 from tests.processes import describe_process
 
 # A shell makes what it runs in the background deaf to Ctrl-C, and so all that this starts; nohup
@@ -62,6 +65,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in SMOKE:
             item.add_marker(pytest.mark.smoke)
+
+
+@pytest.fixture
+def by_value(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As if the test's module were the program itself: what it defines travels by value."""
+    reduction.register_pickle_by_value(request.module)
+    yield
+    reduction.unregister_pickle_by_value(request.module)
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Elsewhere]:
+    """A process that cannot import the tests."""
+    with Elsewhere() as one:
+        yield one
+
+
+@pytest.fixture
+def pool() -> Iterator[HookPoolExecutor]:
+    """Two workers."""
+    with HookPoolExecutor(2) as pool:
+        yield pool
 
 
 @pytest.fixture(autouse=True)

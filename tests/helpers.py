@@ -16,7 +16,7 @@ import tempfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tests.processes import ROOT, describe_process, marked_processes, run_python, wait_until
 from tests.terminal import at_the_prompt, in_the_editor
@@ -33,6 +33,7 @@ __all__ = [
     "hard_exit",
     "killed",
     "marked_processes",
+    "numbers",
     "run_as",
     "run_python",
     "segfault",
@@ -131,3 +132,10 @@ class AtUnpickle:
 
     def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
         return self.how, ()
+
+
+def numbers(size: int = 4 << 20) -> Any:
+    """An array of so many bytes, of which each item says where it stands."""
+    import numpy as np
+
+    return np.arange(size // 8)

@@ -24,13 +24,7 @@ factor = 1
 counts = itertools.count()
 MISSING = object()
 
-
-@pytest.fixture(autouse=True)
-def by_value() -> Iterator[None]:
-    module = sys.modules[__name__]
-    reduction.register_pickle_by_value(module)
-    yield
-    reduction.unregister_pickle_by_value(module)
+pytestmark = pytest.mark.usefixtures("by_value")
 
 
 class Pool:

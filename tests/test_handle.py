@@ -11,7 +11,6 @@ import os
 import pickle
 import signal
 import sqlite3
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,21 +22,12 @@ from hookpool._definitions import Ledger
 from hookpool._rebuild import loading
 from hookpool._shelf import Shelf
 from hookpool.executor import HookPoolExecutor
+from tests.helpers import numbers
 from tests.processes import wait_until
 
 np = pytest.importorskip("numpy")
 
 MB = 1 << 20
-
-
-@pytest.fixture
-def pool() -> Iterator[HookPoolExecutor]:
-    with HookPoolExecutor(2) as pool:
-        yield pool
-
-
-def numbers(size: int = 4 * MB) -> Any:
-    return np.arange(size // 8)
 
 
 class Bare:

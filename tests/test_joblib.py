@@ -24,7 +24,7 @@ from joblib import Parallel, delayed, parallel_config  # noqa: E402
 from joblib.externals.loky.process_executor import TerminatedWorkerError  # noqa: E402
 
 import hookpool.joblib  # noqa: E402
-from hookpool import _batch, _buffers, errors, reduction  # noqa: E402
+from hookpool import _batch, _buffers, errors  # noqa: E402
 from tests.joblib_tracker import stop_tracker  # noqa: E402
 from tests.processes import (  # noqa: E402
     Program,
@@ -49,15 +49,6 @@ def nothing_is_kept():
     yield
     hookpool.joblib.stop_workers()
     stop_tracker()
-
-
-@pytest.fixture
-def by_value():
-    """As if this module were the program itself: what it defines travels."""
-    module = sys.modules[__name__]
-    reduction.register_pickle_by_value(module)
-    yield
-    reduction.unregister_pickle_by_value(module)
 
 
 def parallel(n_jobs=2, **options):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hookpool import _buffers, _memory
+from hookpool import _buffers
 from hookpool.executor import HookPoolExecutor
 from tests.processes import run_python
 
@@ -129,25 +129,3 @@ def test_named_shared_memory_is_tiny():
         check=False,
     )
     assert done.stdout.strip() == "True", done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(200)
-def test_five_thousand_results_of_a_megabyte_with_few_descriptors():
-    if _memory.available() < 14 << 30:
-        pytest.skip("5 GB of results, of which new memory may be half of what is available")
-    out = run_python(
-        "-c",
-        """if True:
-        import resource, os
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-        import numpy as np
-        from hookpool import HookPoolExecutor
-        with HookPoolExecutor(2) as pool:
-            kept = list(pool.map(lambda n: np.full(125_000, n), range(5000)))
-            print(len(os.listdir("/proc/self/fd")) < 250)
-            print(all((x == n).all() for n, x in enumerate(kept)))
-        """,
-        timeout=180,
-    )
-    assert out.split() == ["True", "True"]

@@ -14,15 +14,9 @@ from hookpool import _rebuild, reduction
 from tests.elsewhere import Elsewhere, RaisedElsewhere
 
 HERE = sys.modules[__name__]
+pytestmark = pytest.mark.usefixtures("by_value")
 value: Any = "the owner's"
 numbers = [1, 2]
-
-
-@pytest.fixture(autouse=True)
-def by_value() -> Iterator[None]:
-    reduction.register_pickle_by_value(HERE)
-    yield
-    reduction.unregister_pickle_by_value(HERE)
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ import threading
 import types
 import uuid
 import weakref
-from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -36,19 +35,7 @@ from hookpool.reduction import HookPickler, dumps, loads
 from tests.elsewhere import ROOT, Elsewhere, RaisedElsewhere
 
 HERE = sys.modules[__name__]
-
-
-@pytest.fixture(autouse=True)
-def by_value() -> Iterator[None]:
-    reduction.register_pickle_by_value(HERE)
-    yield
-    reduction.unregister_pickle_by_value(HERE)
-
-
-@pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Elsewhere]:
-    with Elsewhere() as one:
-        yield one
+pytestmark = pytest.mark.usefixtures("by_value")
 
 
 # -- functions ------------------------------------------------------------------------------

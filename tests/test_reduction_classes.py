@@ -20,29 +20,15 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from hookpool import reduction
 from hookpool.reduction import dumps, loads
 from tests.elsewhere import ROOT, Elsewhere
 
 HERE = sys.modules[__name__]
-
-
-@pytest.fixture(autouse=True)
-def by_value() -> Iterator[None]:
-    reduction.register_pickle_by_value(HERE)
-    yield
-    reduction.unregister_pickle_by_value(HERE)
-
-
-@pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Elsewhere]:
-    with Elsewhere() as one:
-        yield one
+pytestmark = pytest.mark.usefixtures("by_value")
 
 
 def stays_the_same(elsewhere: Elsewhere, probe: Any) -> None:

@@ -24,13 +24,7 @@ from hookpool.reduction import HookPickler, dumps, loads
 from tests.agree_child import Child, describe
 
 HERE = sys.modules[__name__]
-
-
-@pytest.fixture(autouse=True)
-def by_value() -> Iterator[None]:
-    reduction.register_pickle_by_value(HERE)
-    yield
-    reduction.unregister_pickle_by_value(HERE)
+pytestmark = pytest.mark.usefixtures("by_value")
 
 
 @pytest.fixture(scope="module")

@@ -14,22 +14,13 @@ from hookpool._definitions import Ledger
 from hookpool._handle import Handle
 from hookpool._repeats import Repeats, repeats_in
 from hookpool.executor import HookPoolExecutor
+from tests.helpers import numbers
 from tests.processes import wait_until
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.skipif(not _buffers.CAN_LEND, reason="there is no memfd here")
 
 MB = 1 << 20
-
-
-@pytest.fixture
-def pool() -> Iterator[HookPoolExecutor]:
-    with HookPoolExecutor(2) as pool:
-        yield pool
-
-
-def numbers(size: int = 4 * MB) -> Any:
-    return np.arange(size // 8)
 
 
 # -- what is noted ------------------------------------------------------------------------------

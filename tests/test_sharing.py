@@ -16,6 +16,7 @@ from hookpool._buffers import SHARED, Lender
 from hookpool._definitions import Ledger
 from hookpool._sharing import Copies, digest
 from hookpool.executor import HookPoolExecutor
+from tests.helpers import numbers
 from tests.processes import run_python, wait_until
 
 np = pytest.importorskip("numpy")
@@ -25,20 +26,10 @@ MB = 1 << 20
 
 
 @pytest.fixture
-def pool() -> Iterator[HookPoolExecutor]:
-    with HookPoolExecutor(2) as pool:
-        yield pool
-
-
-@pytest.fixture
 def lender() -> Iterator[Lender]:
     lender = Lender()
     yield lender
     lender.close()
-
-
-def numbers(size: int = 4 * MB) -> Any:
-    return np.arange(size // 8)
 
 
 def shared(copies: Copies, *arrays: Any) -> Any:
