@@ -9,7 +9,8 @@ socket pair between two processes: what is lent over there, and borrowed from th
 
 Threads: any thread may make parcels, and drop whatever it likes at any time.  `lend`, `news` and
 `heard` belong to whoever writes to the channel, `take_arenas` and `borrow` to whoever reads
-it: one thread at a time each.  Finalizers only append to deques.
+it: one thread at a time each.  Finalizers append to deques, and give back mappings and
+descriptors.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def is_same(one: memoryview, other: Buffer) -> bool:
     words = len(one) // 8 * 8
     for at in range(0, words, _PIECE):
         stop = min(at + _PIECE, words)
-        # By words: compared by bytes it takes eight times as long.
+        # By words: by bytes it takes many times as long.
         if one[at:stop].cast("Q") != other[at:stop].cast("Q"):
             return False
     return one[words:] == other[words:]
@@ -209,6 +210,8 @@ class Lender:
             if slot is None and size >= self.threshold:
                 slot = self._write(pieces, size)
             parcel.add(pieces, size, slot)
+        if mode and self.closed and parcel.is_in_memory():
+            parcel.let_go()  # in another thread, and it may not have seen this one
         return parcel
 
     def least(self) -> int:
@@ -223,8 +226,14 @@ class Lender:
         """Lend nothing more; what is lent to one stays until it comes back."""
         self.closed = True
         self._slots.clear()
-        for parcel in list(self._shared):
+        for parcel in self._living():
             parcel.let_go()
+
+    def _living(self) -> list[Parcel]:
+        """The parcels for several that are left; tried again if another thread makes one."""
+        while True:
+            with contextlib.suppress(RuntimeError):
+                return list(self._shared)
 
     def _write(self, pieces: Sequence[Buffer], size: int) -> Slot | None:
         """A slot with this content; None where the pipe must do."""
@@ -234,7 +243,7 @@ class Lender:
         if slot is None:
             slot = self._grow(size)
         if slot is not None:
-            _copy(_memory_of(slot, size), pieces)
+            _copy(memory_of(slot, size), pieces)
         return slot
 
     def _grow(self, size: int) -> Slot | None:
@@ -274,7 +283,8 @@ def _do_nothing() -> None:
     pass
 
 
-def _memory_of(slot: Slot, size: int) -> memoryview:
+def memory_of(slot: Slot, size: int) -> memoryview:
+    """The first so many bytes of a slot of this process."""
     assert isinstance(slot.arena, SharedArena)
     return slot.arena.view[slot.offset : slot.offset + size]
 
@@ -321,11 +331,10 @@ class Parcel:
 
     def view(self, part: int) -> memoryview:
         """A part's content."""
-        _, _, offset, size = self._parts[part]
         slot = self.slots[part]
         if slot is None:
-            return memoryview(b"".join(self._inline))[offset : offset + size]
-        return _memory_of(slot, size)
+            return memoryview(self._inline[self.slots[:part].count(None)])
+        return memory_of(slot, self._parts[part][3])
 
     def is_like(self, other: Parcel) -> bool:
         """Whether it has the same content."""
@@ -354,7 +363,7 @@ class Parcel:
         plain = Parcel(self._mode)
         inline = memoryview(b"".join(self._inline))
         for (_, _, offset, size), slot in zip(self._parts, self.slots, strict=True):
-            raw = inline[offset : offset + size] if slot is None else _memory_of(slot, size)
+            raw = inline[offset : offset + size] if slot is None else memory_of(slot, size)
             plain.add((raw,), size, None)
         return plain.packed(0)
 

@@ -31,9 +31,6 @@ _JOIN = 1 << 16
 _MOST_BUFFERS = 1024
 
 
-_no_words: tuple[int, memoryview | None] = (-1, None)
-
-
 class Channel:
     """See the module.
 
@@ -43,16 +40,20 @@ class Channel:
 
     def __init__(self, board: Board | None = None) -> None:
         #: What the worker reads from, until `hand_over`, and where the owner writes to it.
-        self.worker_in, self.out = os.pipe()
+        self.worker_in = self.out = -1
         #: Where the owner reads from, and what the worker writes to, until `hand_over`.
-        self.inn, self.worker_out = os.pipe()
-        os.set_blocking(self.out, False)
-        os.set_blocking(self.inn, False)
+        self.inn = self.worker_out = -1
         #: The pipe for tokens, which both sides hold.
-        self.claims = None if board is None else _claims.new_pipe()
+        self.claims: int | None = None
         self._board = board
         #: Where the worker's words are on the board.
-        self.slot, self._words = _no_words if board is None else board.take()
+        self.slot = -1
+        self._words: memoryview | None = None
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
         #: Of what comes from the worker.
         self.decoder = _wire.Decoder()
         #: What the kernel did not take yet, in order.
@@ -61,6 +62,15 @@ class Channel:
         self.deaf = False
         #: Nobody writes there, and all that was written has been read.
         self.ended = False
+
+    def _open(self) -> None:
+        self.worker_in, self.out = os.pipe()
+        self.inn, self.worker_out = os.pipe()
+        os.set_blocking(self.out, False)
+        os.set_blocking(self.inn, False)
+        if self._board is not None:
+            self.claims = _claims.new_pipe()
+            self.slot, self._words = self._board.take()
 
     def hand_over(self) -> None:
         """The worker has its ends: give up our copies of them."""
@@ -106,8 +116,7 @@ class Channel:
 
     def send_one(self, data: bytes) -> None:
         """Send one task and its claim, in a short buffer: the commonest, by the shortest way."""
-        if self.claims is not None:
-            _claims.put(self.claims, 1)
+        self.add_claims(1)
         if not self._outbox and not self.deaf:
             try:
                 sent = os.write(self.out, data)
@@ -159,7 +168,7 @@ class Channel:
 
     def doing(self) -> Doing:
         """What it does for that task, or did when it died."""
-        return Doing.RUNNING if self._words is None else Doing(self._words[1])
+        return Doing.RUNNING if self._words is None else _claims.doing(self._words[1])
 
     # -- reading ----------------------------------------------------------------------------
 

@@ -56,14 +56,25 @@ class Doing(IntEnum):
     NOTHING = 4  # is through with it; the result may still wait for company
 
 
+def doing(word: int) -> Doing:
+    """What that word says; RUNNING for what no worker of ours has written there."""
+    return Doing(word) if word in _DOINGS else Doing.RUNNING
+
+
+_DOINGS = frozenset(map(int, Doing))
+
+
 class Board:
     """The owner's memory for the words of all its workers; each has a slot."""
 
     def __init__(self) -> None:
         #: A file without a name, for the workers to map.
         self.fd = _nameless_file(_SIZE)
-        self._memory = mmap.mmap(self.fd, _SIZE)
-        self._words = memoryview(self._memory).cast("Q")
+        try:
+            self._words = memoryview(mmap.mmap(self.fd, _SIZE)).cast("Q")
+        except BaseException:
+            os.close(self.fd)
+            raise
         #: Slots that were given back, and the first that never was taken.
         self._free: deque[int] = deque()
         self._next = 0
@@ -90,10 +101,9 @@ class Board:
         self._free.append(slot)
 
     def close(self) -> None:
-        """Give up the descriptors; all slots must have been given back, their words released."""
+        """Give up the descriptor, and the memory unless some words are still had by somebody."""
         os.close(self.fd)
         self._words.release()
-        self._memory.close()
 
 
 def _nameless_file(size: int) -> int:
@@ -104,7 +114,11 @@ def _nameless_file(size: int) -> int:
 
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.truncate(fd, size)
+    try:
+        os.truncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -122,10 +136,15 @@ def new_pipe() -> int:
     """A pipe for tokens, both ends of it in one descriptor.
 
     Raises:
-        OSError: there is no such thing here, or no descriptor is left.
+        OSError: there is no such thing here, no descriptor is left, or only short pipes are.
     """
+    import fcntl  # not everywhere, and needed by the owner only
+
     inn, out = os.pipe()
     try:
+        # Who has very many pipes gets short ones, in which a page may be full of spent tokens.
+        if fcntl.fcntl(inn, fcntl.F_GETPIPE_SZ) < 2 * len(_TOKENS):
+            raise OSError("a pipe for tokens has no room for those that a worker may hold")
         # Half the descriptors: a machine with many CPUs may have as many workers.
         return os.open(f"/proc/self/fd/{inn}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
@@ -145,17 +164,17 @@ def are_possible() -> bool:
 
 
 def put(fd: int, tokens: int) -> None:
-    """Put so many tokens in.  There is room: a pipe holds at least 4 096 bytes."""
+    """Put so many tokens in.  There is room: see `new_pipe`, and how many a worker may hold."""
     while tokens > 0:
         tokens -= os.write(fd, _TOKENS[:tokens])
 
 
-def take(fd: int, most: int | None = None) -> int:
-    """Take up to so many tokens (all that are there, when None) and return how many."""
+def take(fd: int, most: int) -> int:
+    """Take up to so many tokens and return how many."""
     taken = 0
     with contextlib.suppress(BlockingIOError):
-        while taken != most:
-            taken += len(os.read(fd, len(_TOKENS) if most is None else most - taken))
+        while taken < most:
+            taken += len(os.read(fd, most - taken))
     return taken
 
 

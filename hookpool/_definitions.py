@@ -242,15 +242,19 @@ class Ledger:
         now = watch(fn)  # before it is pickled: what changes in between shows next time
         packet = self._written(_LedgerPickler, fn, {"the function": fn}, self._sharing(), table)
         data, captures = packet.data, packet.notes.captures if packet.notes else {}
+        known = self._functions.get(id(fn))
+        # Without the lock: it may be gigabytes that are compared.
+        if known is not None and (
+            known.ref() is not fn or not _is_same(known.definition.data, data)
+        ):
+            known = None
         with self._lock:
-            entry = self._functions.get(id(fn))
             if (
-                entry is not None
-                and entry.ref() is fn
-                and _is_same(entry.definition.data, data)
+                known is not None
+                and self._functions.get(id(fn)) is known
                 and self._is_latest(captures)
             ):
-                definition, ref = entry.definition, entry.ref
+                definition, ref = known.definition, known.ref
             else:
                 definition = self._define(data, packet.needs, ())
                 self._note(captures)
@@ -330,23 +334,7 @@ class Ledger:
                     break
             else:  # of no concern to any hook or table: the C pickler does not ask for these
                 return Packet(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
-        return self._dump(_LedgerPickler, obj, parts or {"object": obj}, table)
-
-    def dump_repeats(
-        self, obj: Any, parts: Mapping[str, Any], handles: Mapping[int, Handle]
-    ) -> Packet:
-        """As `dump`, with handles in the place of the objects that have these ids."""
-        return self._dump(_RepeatsPickler, obj, parts, None, handles)
-
-    def _dump(
-        self,
-        kind: type[_LedgerPickler],
-        obj: Any,
-        parts: Mapping[str, Any],
-        table: Table | None = None,
-        handles: Mapping[int, Handle] | None = None,
-    ) -> Packet:
-        packet = self._written(kind, obj, parts, self._lender, table, handles)
+        packet = self._written(_LedgerPickler, obj, parts or {"object": obj}, self._lender, table)
         if packet.notes is not None and packet.notes.captures:
             with self._lock:
                 self._note(packet.notes.captures)
@@ -359,7 +347,6 @@ class Ledger:
         parts: Mapping[str, Any] | None,
         lender: Lender | Sharing,
         table: Table | None = None,
-        handles: Mapping[int, Handle] | None = None,
     ) -> Packet:
         plans.check()
         pickler = take(kind)
@@ -367,7 +354,6 @@ class Ledger:
         pickler.use(table)
         if lender is not self._lender:
             pickler.sharing = lender
-        pickler.handles = handles
         try:
             data = pickler.gathered(obj, lender)
         except Exception as error:
@@ -375,7 +361,7 @@ class Ledger:
                 raise
             raise_explained(error, parts)
         notes = pickler.notes
-        pickler.notes = pickler.ledger = pickler.sharing = pickler.handles = None
+        pickler.notes = pickler.ledger = pickler.sharing = None
         pickler.release(len(data))
         if notes is None:
             return Packet(data)
@@ -505,7 +491,7 @@ def _is_unchanged(name: str, capture: _Capture, asking: WorkerPickler) -> bool:
 class _LedgerPickler(TaskPickler):
     """Writes classes as references to their definitions, and notes what it has met."""
 
-    __slots__ = ("handles", "ledger", "notes", "sharing")
+    __slots__ = ("ledger", "notes", "sharing")
 
     gathers = True
 
@@ -514,7 +500,6 @@ class _LedgerPickler(TaskPickler):
         self.ledger: Ledger | None = None
         self.notes: _Notes | None = None
         self.sharing: Sharing | None = None
-        self.handles: Mapping[int, Handle] | None = None
 
     def noted(self) -> _Notes:
         """The notes on this dump."""
@@ -562,22 +547,6 @@ class _LedgerPickler(TaskPickler):
         for needed in definition.needs:
             needs[needed.number] = needed
         needs[definition.number] = definition
-
-
-class _RepeatsPickler(_LedgerPickler):
-    """Writes handles in the place of some objects, wherever they are referred to."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        super().__init__()
-        inner = self.reducer_override
-
-        def reducer_override(obj: Any, /) -> Any:
-            handle = self.handles.get(id(obj))  # type: ignore[union-attr]
-            return inner(obj) if handle is None else self.reduce_handle(handle)
-
-        self.reducer_override = reducer_override
 
 
 class _ClassPickler(_LedgerPickler):

@@ -90,8 +90,6 @@ class Desk(ABC):
         self._ledger = ledger
         claims = config.claims and are_possible()
         self._scheduler = _scheduler.Scheduler(config._replace(claims=claims))
-        #: Who has nothing to do; without the lock, a guess.
-        self.idle = self._scheduler.idle
         # Re-entrant only so that it knows its owner: see `_is_inside`.
         self._lock = threading.RLock()
         self._transition = _Transition(self)

@@ -94,11 +94,11 @@ class Driver(Reader):
         with self._opening:
             if self.thread is not None:
                 return
+            if self._scheduler.config.claims and self._board is None:
+                self._board = Board()  # the first, since it may fail and be tried again
             self._poller = Poller()
             self._alarm = Alarm()
             self._ledger.forgotten.wake = self._note_release
-            if self._scheduler.config.claims:
-                self._board = Board()
             self._poller.watch(self._alarm.fd, None)
             _living.add(self)
             _register_exit()
@@ -123,7 +123,6 @@ class Driver(Reader):
 
     def after_fork(self) -> None:
         """In a forked child: close what was inherited.  Nothing of the parent's is touched."""
-        self.forked = True
         # Held by a thread that does not exist here.
         self._lock = threading.RLock()
         self._started = threading.Condition(self._lock)
@@ -386,7 +385,8 @@ class Driver(Reader):
         self._poller.forget(worker.death)
         self._poller.forget(worker.channel.inn)
         self._poller.forget(worker.channel.out)
-        phase = _PHASES[worker.channel.doing()]
+        doing = worker.channel.doing()
+        phase = _PHASES[doing]
         self._exits[worker.number] = _Exit(worker.process.pid, worker.process.exitcode, phase)
         with self._lock, self._transition:
             del self._workers[worker.number]
@@ -394,11 +394,10 @@ class Driver(Reader):
             unstarted = self._unstarted_of(worker)
             if worker.unfit:
                 self._tell(_events.InitializerFailed(worker.number))
-            finished = worker.channel.doing() is Doing.NOTHING
+            finished = doing is Doing.NOTHING
+            now = monotonic()
             self._tell(
-                _events.WorkerExited(
-                    worker.number, unstarted, monotonic(), finished, worker.killed
-                )
+                _events.WorkerExited(worker.number, unstarted, now, finished, worker.killed)
             )
         self._do_chores()
         del self._exits[worker.number]
@@ -471,9 +470,12 @@ def _finish_all() -> None:
 def _after_fork() -> None:
     global _exit_registered
     _exit_registered = False
-    for driver in list(_living):
-        driver.after_fork()
+    drivers = list(_living)
     _living.clear()
+    for driver in drivers:  # whatever may go wrong below: none of them is used here
+        driver.forked = True
+    for driver in drivers:
+        driver.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
             """Whether the task had not been started and now never will be."""
 
         def is_running(self, number: int) -> bool:
-            """Whether a worker has claimed the task."""
+            """Whether a worker has started the task."""
 
         def help(self, number: int, timeout: float | None) -> None:
             """Read results in the calling thread, for a while, if that is possible."""
@@ -126,7 +126,7 @@ class HookFuture(Future["T"]):
         return self._state in _ENDED
 
     def running(self) -> bool:
-        """Whether a worker has claimed the call and has not finished it."""
+        """Whether a worker has started the call and has not finished it."""
         return not self.done() and self._number is not None and self._pool.is_running(self._number)
 
     def result(self, timeout: float | None = None) -> T:

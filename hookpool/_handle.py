@@ -54,12 +54,13 @@ def reduce_handle(pickler: Any, handle: Handle) -> Any:
     """The reduce value of a handle, for any of our picklers.
 
     Those that do not write for tasks do not refuse it here: an error elsewhere in the same object
-    is found by trying its parts with one of them.
+    is found by trying its parts with one of them. What they write is refused when it is loaded,
+    wherever that is.
     """
     refer = getattr(pickler, "reduce_handle", None)
     if refer is not None:
         return refer(handle)
-    return _rebuild.handed, (handle.definition.number,)
+    return _rebuild.handed, (0,)
 
 
 def refuse_stranger(handle: Handle, owner: object) -> None:

@@ -75,8 +75,9 @@ class Map:
         #: How many items were taken, and how many outcomes the consumer has got.
         self._taken = 0
         self._got = 0
-        #: The tasks handed over whose outcomes the consumer has not all got.
-        self._handed: deque[Block] = deque()
+        #: The tasks handed over whose outcomes the consumer has not all got, and the index after
+        #: that of the last. Not the blocks, which know us: a map that is dropped goes at once.
+        self._handed: deque[tuple[range, int]] = deque()
         #: Outcomes not yielded yet, by the index of the first: the values of neighbouring items,
         #: or one error.
         self._outcomes: dict[int, list[Any] | _Error] = {}
@@ -163,9 +164,10 @@ class Map:
                 self, index, self._fn, self._definition, form, payloads, needs, self._group
             )
             self._driver.submit_block(block)
-            while self._handed and self._handed[0].end_index() <= self._got:
+            while self._handed and self._handed[0][1] <= self._got:
                 self._handed.popleft()
-            self._handed.append(block)
+            tasks = range(block.first, block.first + len(payloads))
+            self._handed.append((tasks, block.end_index()))
 
     # -- outcomes out -----------------------------------------------------------------------
 
@@ -248,10 +250,8 @@ class Map:
     def abandon(self, kill: bool) -> None:
         """Nobody wants the other outcomes: cancel what has not started; `kill` the rest."""
         if self._got < self._taken:
-            for block in self._handed:
-                self._driver.abandon(block.first, block.first + len(block), kill)
-        # They refer back to this: a cycle would keep the function, and what is large in it.
-        self._handed.clear()
+            for tasks, _ in self._handed:
+                self._driver.abandon(tasks.start, tasks.stop, kill)
 
 
 def _are_plain(rows: list[tuple[Any, ...]]) -> bool:

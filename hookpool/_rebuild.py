@@ -466,7 +466,7 @@ def known_function(number: int) -> Any:
 
 def handed(number: int) -> Any:
     """What was put under a number: a copy for this task, or the one for all of this worker."""
-    if loading.require is None:
+    if not number or loading.require is None:
         raise pickle.UnpicklingError(
             "a handle made by put() arrives only in tasks of the pool that made it, in their "
             "functions and arguments; not in results, other pools, queues or files"

@@ -1,8 +1,11 @@
 """What neighbouring calls of one map have in common: sent once, and not with each of them.
 
-Owns the handles that stand for such objects while a map takes its items.  Done only where nobody's
-code runs between two items, so that an object that is met again is still what it was: of a list it
-is certain, of a generator, which may fill one array again and again, it is not.
+Owns the handles that stand for such objects while a map takes its items.  Done only where taking
+an item runs nobody's code, so that an object that is met again is still what it was: of a list it
+is certain, of a generator, which may fill one array again and again, it is not.  (The reducers of
+the items run; one that changes its neighbours is not reckoned with.)  And only where one object is
+all that refers to anything in a call: what two of its parts have in common would be two objects
+over there.
 
 Belongs to the thread that calls `map`.
 """
@@ -11,9 +14,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
 
 from hookpool._buffers import Parcel
+from hookpool._functions import ATOMS
 
 if TYPE_CHECKING:
     from hookpool._definitions import Ledger, Packet
@@ -21,10 +26,9 @@ if TYPE_CHECKING:
 
 # To take an item of these runs no code of anybody's.
 _INERT = frozenset({list, tuple, range, itertools.repeat, dict, set, frozenset, str, bytes})
-# No pickler is asked about these: where one refers to it, too, it would be another object there.
-# As an argument itself that does not matter for the last two, which cannot be changed.
-_NOT_ASKED = frozenset({list, dict, set, frozenset, tuple, bytearray, int, float, complex, bool})
-_UNCHANGING = frozenset({bytes, str})
+# Never large, or of no use without what looks at it.
+_SMALL = frozenset({type(None), bool, int, float, complex, PickleBuffer})
+_SIZED = frozenset({bytes, str, bytearray})
 # Shorter ones are certainly not worth it.
 _SHORT = 1000
 
@@ -49,12 +53,7 @@ class Repeats:
     def consider(self, obj: Any) -> None:
         """Something comes again: perhaps it is large."""
         kind = type(obj)
-        if (
-            obj is None
-            or kind in _NOT_ASKED
-            or (kind in _UNCHANGING and len(obj) <= _SHORT)
-            or id(obj) in self._seen
-        ):
+        if kind in _SMALL or (kind in _SIZED and len(obj) <= _SHORT) or id(obj) in self._seen:
             return
         self._seen[id(obj)] = obj
         try:
@@ -67,12 +66,22 @@ class Repeats:
     def dump(self, function: Any, args: tuple[Any, ...]) -> Packet:
         """As `Ledger.dump`, of the arguments, and of the function unless it is None."""
         parts = {"args": args} if function is None else {"the function": function, "args": args}
-        handles = self.handles
-        short = tuple(
-            [handles.get(id(arg), arg) if type(arg) in _UNCHANGING else arg for arg in args]
-        )
-        obj: Any = short if function is None else (function, short, {})
-        return self._ledger.dump_repeats(obj, parts, handles)
+        if self._is_alone(args if function is None else (function, *args)):
+            args = tuple([self.handles.get(id(arg), arg) for arg in args])
+            function = self.handles.get(id(function), function)
+        return self._ledger.dump(args if function is None else (function, args, {}), parts)
+
+    def _is_alone(self, parts: tuple[Any, ...]) -> bool:
+        """Whether one object with a handle is all that refers to anything."""
+        handled: Any = None
+        for part in parts:
+            if id(part) in self.handles:
+                if handled is not None and part is not handled:
+                    return False
+                handled = part
+            elif id(type(part)) not in ATOMS:
+                return False
+        return handled is not None
 
 
 def repeats_in(ledger: Ledger, iterables: Iterable[Any]) -> Repeats | None:

@@ -12,18 +12,18 @@ million items costs a handful of entries here.  A task is in exactly one place: 
 *sent* to one worker.  A worker runs what it was sent strictly in order, so "the first n of worker
 w have finished" names the tasks.
 
-*Sent is not started.*  A worker claims each task, atomically, just before it runs it.  The owner
-can therefore take back the tail of what it sent: `TakeBack` asks the driver to try, `TookBack`
-says how many it won.  The worker notices when its next claim fails; it then drops everything it
-still holds and says so (`Dropped`).  Between `TookBack` and the matching `Dropped` nothing is sent
-to that worker, or a fresh task's claim could be spent on a stale one.  Where the platform has no
-such claim (`Config.claims` false), a worker holds one task at a time.
+*Sent is not started.*  A worker claims each task, atomically, before it starts it; tiny ones some
+at a time.  The owner can therefore take back the tail of what it sent: `TakeBack` asks the driver
+to try, `TookBack` says how many it won.  The worker notices when its next claim fails; it then
+drops everything it still holds and says so (`Dropped`).  Between `TookBack` and the matching
+`Dropped` nothing is sent to that worker, or a fresh task's claim could be spent on a stale one.
+Where the platform has no such claim (`Config.claims` false), a worker holds one task at a time.
 
 States of a worker, and what moves it::
 
     STARTING --WorkerReady--> READY --(Retire)--> RETIRING --WorkerExited--> gone
         |                       |                     |
-        +-------- WorkerExited at any moment ---------+----> gone; what it had claimed fails,
+        +-------- WorkerExited at any moment ---------+----> gone; what it had started fails,
                                                              the rest goes back to the queue
 
 States of the pool::
@@ -153,10 +153,19 @@ class _Worker:
         self.given = 0
         #: Tasks taken back from it that it has not dropped yet: no sends until this is zero.
         self.dropping = 0
-        #: When it last made progress: became idle, got work while idle, or finished a task.
+        #: When it last made progress (became idle, got work while idle, finished or dropped
+        #: tasks), or when its tail was last wanted back.
         self.since = now
         #: How often its tail was wanted back since then.
         self.tries = 0
+
+    def due(self) -> float:
+        """When its tail is wanted back, if it makes no progress until then.
+
+        Should nothing be won (all claimed meanwhile), the next try is not at once, and later each
+        time: it may be stuck in C code, and can then put nothing back.
+        """
+        return self.since + STEAL_SECONDS * (1 << min(self.tries, MOST_DOUBLINGS))
 
 
 class Scheduler:
@@ -485,7 +494,7 @@ class Scheduler:
         if config.claims:
             if self._queued:
                 self._feed_ahead(now)
-            elif self.idle or self._cancelling:
+            elif self.idle or self._cancelling or self._active() < self._max_workers:
                 self._steal(now)
         if self.state is Pool.CLOSING or config.idle_timeout is not None:
             self._let_idle_go(now)
@@ -635,29 +644,28 @@ class Scheduler:
             self._next_worker += 1
 
     def _steal(self, now: float) -> None:
-        """Take back the tail of a worker that is stuck in a long task while another is idle.
+        """Take back the tail of a worker that is stuck in a long task while another could have it.
 
-        Or while nothing shall be started any more: a worker may have claimed tasks together with
-        the one that it is stuck in, and have put those claims back since the last try.
+        An idle one, or one that could be started.  Or while nothing shall be started any more: a
+        worker may have claimed tasks together with the one that it is stuck in, and have put those
+        claims back since the last try.
         """
+        # Also from one that has yet to drop what was taken back before.
         victims = [
-            (number, worker)
+            (worker.due(), -worker.held, number)
             for number, worker in self._workers.items()
-            if worker.held > 1  # also one that has yet to drop what was taken back before
+            if worker.held > 1
         ]
         if not victims:
             return
-        number, victim = max(victims, key=_held)
-        # Should nothing be won (all claimed meanwhile), the next try is not at once, and later
-        # each time: it may be stuck in C code, and can then put nothing back.
-        due = victim.since + STEAL_SECONDS * 2 ** min(victim.tries, MOST_DOUBLINGS)
-        if now >= due:
-            wanted = victim.held - 1 if self._cancelling else victim.held // 2
-            victim.since = now
-            victim.tries += 1
-            self._actions.append(TakeBack(number, wanted))
-        else:
+        due, held, number = min(victims)
+        if now < due:
             self._actions.append(WakeAt(due))
+            return
+        victim = self._workers[number]
+        victim.since = now
+        victim.tries += 1
+        self._actions.append(TakeBack(number, -held - 1 if self._cancelling else -held // 2))
 
     def _let_idle_go(self, now: float) -> None:
         """Workers without work for longer than the idle timeout leave; all of them on closing."""

@@ -1,8 +1,7 @@
 """Large buffers that several workers will have: copied once, and found again by their originals.
 
-Owns the answer to whether an original is still what its copy is, which is a comparison: about
-twice the time that copying takes while memory is warm, a fifth of what it takes when it is not,
-and then nothing has to be sent.  Where an original is, is only a hint where to look.
+Owns the answer to whether an original is still what its copy is, which is a comparison: then
+nothing has to be copied or sent.  Where an original is, is only a hint where to look.
 
 Any thread may call it.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 
-from hookpool._buffers import Lender, Parcel, is_same
+from hookpool._buffers import Lender, Parcel, is_same, memory_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ class Copies:
         self.lender = lender
         #: By place, the oldest first: functions that share an original each have a parcel.
         self._known: dict[_Place, tuple[_Copy, ...]] = {}
+        #: How many places are known when those whose copies are gone are next looked for.
+        self._most = _MANY
 
     def sharing(self, mode: int, least: int) -> Sharing:
         """For one object that several workers will have.
@@ -82,7 +83,8 @@ class Copies:
             slot = None if parcel is None else parcel.slot(copy.part)
             if parcel is None or slot is None or slot in looked_at:
                 continue
-            if is_same(parcel.view(copy.part), raw):
+            # The slot's memory, which stays while it is held here; the parcel may be let go now.
+            if is_same(memory_of(slot, place[1]), raw):
                 return slot, copy.digest
             looked_at.append(slot)
         return None
@@ -90,10 +92,11 @@ class Copies:
     def note(self, place: _Place, parcel: Parcel, part: int, digest: bytes | None) -> None:
         """A copy of what is there is in this part."""
         known = self._known
-        if len(known) >= _MANY:
+        if len(known) >= self._most:
             for one, copies in list(known.items()):
                 if not _living(copies):
                     known.pop(one, None)
+            self._most = max(_MANY, 2 * len(known))
         known[place] = (*_living(known.get(place, ())), _Copy(parcel, part, digest))
 
 
@@ -147,8 +150,10 @@ def _place(buffer: pickle.PickleBuffer) -> _Place:
     with memoryview(buffer) as view:
         owner: Any = view.obj
         size = view.nbytes
-    if type(owner).__module__ == "numpy":
-        # There is a new object each time where an array is not in C's order.
+    kind = type(owner)
+    if kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "memmap"):
+        # There is a new object each time where an array is not in C's order.  (Not so a scalar:
+        # where that says it is, is a copy.)
         return owner.__array_interface__["data"][0], size
     return id(owner), size
 

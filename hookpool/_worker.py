@@ -12,8 +12,8 @@ The life of a task here; tasks come in runs, neighbours that call one function::
 
 Plain values (see `_plain`) are not pickled one by one, but together when they leave.
 
-What may happen in between: the process dies anywhere.  Claimed and not reported means that the
-owner fails the task; not claimed means that it runs elsewhere.  Nothing else is shared with the
+What may happen in between: the process dies anywhere.  Started and not reported means that the
+owner fails the task; not started means that it runs elsewhere.  Nothing else is shared with the
 owner or with other workers, so no lock can be left behind.
 
 Results of tiny tasks wait so that many leave in one write: until the queue is empty,
@@ -342,9 +342,7 @@ class _Worker:
                 self._drop(run.tasks - at)
                 return
             began = perf_counter()
-            self._claims.words[0] = run.first + at + 1
             status, payload = self._run(run, at)
-            self._stop_copy()
             ended = perf_counter()
             micros = _micros(ended - began)
             idle = not self._queue and at == run.tasks - 1
@@ -384,7 +382,6 @@ class _Worker:
         claims, clock, fixed = self._claims, perf_counter, FIXED
         use, words = claims.use, claims.words
         claims.begin_run()
-        words[1] = Doing.RUNNING
         values = self._begin_values(first, clock())
         for number, args in enumerate(rows, first):
             try:
@@ -394,6 +391,7 @@ class _Worker:
                 if not claims.claim(here):
                     self._drop(here)
                     return
+                words[1] = Doing.RUNNING
                 if here > 1:  # for results, and for what was claimed and is not used, to wait for
                     self._wake_flusher()
             words[0] = number + 1
@@ -443,7 +441,7 @@ class _Worker:
     def _run(self, run: _wire.Run, at: int) -> tuple[Status, bytes]:
         """Load, call, dump.  References to the user's objects end with this frame."""
         words = self._claims.words
-        words[1] = Doing.LOADING
+        words[1], words[0] = Doing.LOADING, run.first + at + 1
         try:
             if not run.payloads:
                 no_room()
@@ -454,7 +452,9 @@ class _Worker:
         try:
             value = function(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - as above
+            self._stop_copy()
             return Status.RAISED, self._dump_error(error)
+        self._stop_copy()
         return self._dump(value)
 
     def _load(self, run: _wire.Run, at: int) -> tuple[Any, Any, Any]:
@@ -527,7 +527,7 @@ class _Worker:
         now = perf_counter()
         micros = _micros(now - values.last)
         self._send(ResultRow(task, status, micros, payload), now, False)
-        self._claims.words[1] = Doing.RUNNING
+        self._claims.words[1] = Doing.RUNNING  # unless the next one must be claimed first
         return self._begin_values(task + 1, now)
 
     def _send(self, row: ResultRow, now: float, idle: bool) -> None:

@@ -190,8 +190,7 @@ class HookPoolExecutor(Executor):
         """
         driver = self._driver
         future: HookFuture[T] = HookFuture(driver)
-        if not driver.idle:
-            driver.expect()
+        driver.expect()
         try:
             task = self._task(future, fn, args, kwargs)
         except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises

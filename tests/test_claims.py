@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import gc
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from hookpool import _claims, errors
 from hookpool._claims import MOST_TOGETHER, Board, Claims, Doing, are_possible
+from hookpool._scheduler import MOST_HELD
 from hookpool.executor import HookPoolExecutor
 from tests.helpers import wait_until
 
@@ -68,9 +73,18 @@ def test_each_token_is_had_by_one_side(pipe):
 
 
 def test_as_many_tokens_as_a_worker_may_hold_fit(pipe):
-    _claims.put(pipe, 4096)
+    for _ in range(3):
+        for _ in range(MOST_HELD):
+            _claims.put(pipe, 1)
+        assert _claims.take(pipe, 1 << 20) == MOST_HELD
 
-    assert _claims.take(pipe) == 4096
+
+def test_a_pipe_that_is_too_short_is_none(monkeypatch):
+    monkeypatch.setattr(fcntl, "fcntl", lambda fd, command: 4096)
+    before = len(os.listdir("/proc/self/fd"))
+
+    assert not are_possible()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_tiny_tasks_are_claimed_together_more_and_more_of_them(pipe, clock):
@@ -80,7 +94,7 @@ def test_tiny_tasks_are_claimed_together_more_and_more_of_them(pipe, clock):
     left = []
     for done in range(200):
         assert use(claims, 200 - done)
-        left.append(_claims.take(pipe))
+        left.append(_claims.take(pipe, 1 << 20))
         _claims.put(pipe, left[-1])
 
     together = [before - after for before, after in zip([200, *left], left, strict=False)]
@@ -116,7 +130,7 @@ def test_no_more_is_claimed_than_is_here(pipe, clock):
         assert use(claims, here)
 
     assert not claims.has_unused()
-    assert _claims.take(pipe) == 95
+    assert _claims.take(pipe, 1 << 20) == 95
 
 
 def test_what_is_not_used_for_long_is_put_back(pipe, clock):
@@ -132,7 +146,7 @@ def test_what_is_not_used_for_long_is_put_back(pipe, clock):
     claims.put_back()
 
     assert not claims.has_unused()
-    assert _claims.take(pipe) == 6
+    assert _claims.take(pipe, 1 << 20) == 6
     assert not use(claims)
 
 
@@ -221,6 +235,11 @@ def test_where_there_is_no_proc_nothing_is_claimed(monkeypatch):
 
     assert not are_possible()
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_what_no_worker_of_ours_has_written_is_taken_for_running():
+    assert _claims.doing(99) is Doing.RUNNING
+    assert [_claims.doing(word) for word in Doing] == list(Doing)
 
 
 def test_descriptors_are_given_up():
@@ -325,3 +344,64 @@ def test_a_death_concerns_what_was_started_and_nothing_behind_it(tmp_path):
     with open(path) as log:
         runs = [int(line) for line in log]
     assert sorted(runs) == list(range(300))
+
+
+def test_two_tiny_tasks_of_which_one_waits_for_the_other_get_a_worker_each(gate):
+    def waits(n):
+        if n == 1:
+            with open(gate):
+                pass
+        if n == 2:
+            with open(gate, "w"):
+                pass
+        return n
+
+    with HookPoolExecutor(2) as pool:
+        for _ in range(20):  # known to be tiny, and one worker is enough for them
+            assert pool.submit(waits, 0).result(timeout=20) == 0
+
+        assert list(pool.map(waits, [1, 2], timeout=20)) == [1, 2]
+
+
+def test_a_worker_that_wrote_nonsense_where_it_says_what_it_does_hurts_no_other():
+    def scribble(pid):
+        words = gc.get_objects()
+        for one in words:
+            if type(one) is Claims:
+                one.words[1] = 99
+        os._exit(3)
+
+    with HookPoolExecutor(1) as pool:
+        assert isinstance(pool.submit(scribble, 0).exception(timeout=20), errors.WorkerDied)
+        assert pool.submit(abs, -7).result(timeout=20) == 7
+
+
+FORKS = """
+import multiprocessing, os, sys
+from hookpool import HookPoolExecutor, errors
+
+sys.others = others = [HookPoolExecutor(1) for _ in range(4)]
+assert [pool.submit(abs, -1).result() for pool in others] == [1] * 4
+
+def use(n):
+    try:
+        sys.others[n].submit(abs, -1)
+    except errors.ForkedPool:
+        return "refused"
+
+with HookPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+    print(*pool.map(use, range(4)))
+print(*[pool.submit(abs, -2).result(timeout=20) for pool in others])
+for pool in others:
+    pool.shutdown()
+"""
+
+
+def test_workers_that_are_forked_refuse_the_pools_of_their_parent_and_harm_none():
+    """Also while one of them is being started, which has its place on the board by then."""
+    out = subprocess.run(
+        [sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert out.stdout.split() == ["refused"] * 4 + ["2"] * 4
+    assert out.stderr == ""

@@ -108,6 +108,19 @@ def test_a_handle_means_nothing_elsewhere():
         hookpool.loads(hookpool.dumps([handle]))
 
 
+def test_a_handle_in_a_pickle_of_the_users_own_is_not_taken_for_another():
+    """The numbers of two pools mean different things; a pickle in a pickle is not looked into."""
+    inside = hookpool.dumps(Ledger().put("one"))
+    bare = Bare()
+
+    class Box:
+        def __reduce__(self) -> Any:
+            return pickle.loads, (inside,)
+
+    with pytest.raises(pickle.UnpicklingError, match="of the pool that made it"):
+        bare.send([bare.ledger.put("another"), Box()])
+
+
 def test_what_does_not_travel_beside_a_handle_is_still_named():
     ledger = Ledger()
     with contextlib.closing(sqlite3.connect(":memory:")) as base:

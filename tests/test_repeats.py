@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Iterator
 from functools import partial
@@ -65,11 +66,21 @@ def test_what_is_large_is_pickled_once(obj: Counted, times: int):
     assert obj.times == times
 
 
-@pytest.mark.parametrize("obj", [[0] * 100_000, {1: bytes(MB)}, bytearray(MB), 1, None, "short"])
-def test_what_no_pickler_is_asked_about_is_left_alone(obj: Any):
+@pytest.mark.parametrize("obj", [1, None, "short", [1, 2], (1, "a"), {}, np.arange(3)])
+def test_what_is_not_large_is_left_alone(obj: Any):
     repeats = Repeats(Ledger(_buffers.Lender()))
     repeats.note([(obj,), (obj,)])
     assert not repeats.handles
+
+
+@pytest.mark.parametrize(
+    "obj", [[0] * 100_000, {1: bytes(MB)}, bytearray(MB), bytes(MB), "a" * MB]
+)
+def test_whatever_is_large_has_a_handle(obj: Any):
+    ledger = Ledger(_buffers.Lender())
+    repeats = Repeats(ledger)
+    repeats.note([(obj,), (obj,)])
+    assert list(repeats.handles) == [id(obj)]
 
 
 def test_what_cannot_be_put_fails_where_it_is_used():
@@ -81,14 +92,16 @@ def test_what_cannot_be_put_fails_where_it_is_used():
         repeats.dump(None, (bad,))
 
 
-def test_it_stands_for_the_object_wherever_that_is_referred_to():
+def test_it_stands_for_the_object_where_nothing_else_refers_to_anything():
     ledger = Ledger(_buffers.Lender())
-    repeats, x = Repeats(ledger), numbers()
-    repeats.note([(x, 1), (x, 2)])
-    packet = repeats.dump(None, (x, [x], {"a": x}))
-    assert len(packet.data) < 1000
-    assert [type(handle) for handle in repeats.handles.values()] == [Handle]
-    assert len(packet.needs) == 1
+    repeats, x, y = Repeats(ledger), numbers(), numbers()
+    repeats.note([(x, y), (x, y)])
+    sizes = [
+        len(repeats.dump(None, args).data) for args in [(x, 1, "a"), (x, x), (x, y), (x, [x])]
+    ]
+    assert [size < 1000 for size in sizes] == [True, True, False, False]
+    assert len(repeats.dump(None, (x, 1)).needs) == 1
+    assert {type(handle) for handle in repeats.handles.values()} == {Handle}
 
 
 # -- through a pool -----------------------------------------------------------------------------
@@ -138,6 +151,30 @@ def test_one_task_gets_one_object(pool: HookPoolExecutor):
         range(9),
     )
     assert all(checks)
+
+
+def test_what_two_arguments_have_in_common_is_one_object(pool: HookPoolExecutor):
+    class Model:
+        def __init__(self) -> None:
+            self.data = numbers()
+
+        def is_of(self, data: Any) -> bool:
+            return self.data is data
+
+    model = Model()
+    assert all(pool.map(lambda one, data: one.data is data, [model] * 4, [model.data] * 4))
+    assert all(pool.map(model.is_of, [model.data] * 4))
+    assert all(pool.map(partial(lambda one, data: one.data is data, model), [model.data] * 4))
+
+
+def test_a_map_that_nobody_looks_at_keeps_nothing(pool: HookPoolExecutor):
+    gc.disable()
+    try:
+        results = pool.map(lambda x, n: n, [numbers(8 * MB)] * 9, range(9))
+        del results
+        wait_until(lambda: held(pool) < 8 * MB)
+    finally:
+        gc.enable()
 
 
 def test_a_generator_that_fills_one_array_again_and_again(pool: HookPoolExecutor):

@@ -243,6 +243,41 @@ def test_all_behind_a_long_task_is_taken_back_in_the_end():
                 assert desk.scheduler._workers[stuck].held < held
 
 
+def test_one_that_nothing_can_be_won_from_does_not_keep_the_others_from_being_asked():
+    desk = Desk(max_workers=3)
+    desk.submit(3)
+    desk.ready(0, 1, 2)
+    for worker in (0, 1, 2):
+        desk.finish(worker, micros=1)
+    desk.submit(30, group=0)
+    idle, *stuck = (0, 1, 2)
+    assert all(desk.scheduler._workers[worker].held > 1 for worker in stuck)
+    desk.finish(idle, desk.scheduler._workers[idle].held)
+    asked = set()
+    for _ in range(200):
+        desk.now += 0.001
+        actions = desk(Tick(desk.now))
+        while actions:
+            action = actions.pop()
+            if isinstance(action, TakeBack):
+                asked.add(action.worker)
+                actions += desk(TookBack(action.worker, 0, desk.now))
+
+    assert asked == set(stuck)
+
+
+def test_what_waits_behind_a_long_task_has_a_worker_started_for_it():
+    desk = Desk(max_workers=2)
+    desk.submit(1)
+    desk.ready(0)
+    desk.finish(0, micros=1)
+    desk.submit(2)  # both to the one there is: they are known to be tiny
+    desk.now = 1.0
+
+    assert TakeBack(0, 1) in desk(Tick(desk.now))
+    assert Launch(1) in desk(TookBack(0, 1, desk.now))
+
+
 def test_tries_in_vain_become_rare():
     desk = two_idle_workers()
     desk.submit(4, group=9)
