@@ -156,8 +156,8 @@ class ServerProcess:
         for name in self._modules.first:
             _preload(name)
         gc.enable()
-        with self._control:
-            _Server(self._control, self._modules.later).run()
+        _Server(self._control, self._modules.later).run()
+        # Not closed before the end: who waits for it sees whether something hangs on the way.
         _exit()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from hookpool import _classes, _rebuild
 from hookpool._functions import fills_of, is_safe, shells_of
+from hookpool._reach import reaches
 from hookpool._rebuild import Now
 
 
@@ -36,7 +37,7 @@ def reduce_class(pickler: Any, cls: Any) -> tuple[Any, ...]:
             values += _inside(value)
         else:
             values.append(value)
-    if not is_safe(pickler, values):
+    if not is_safe(pickler, values) and reaches(cls, values):
         _keep_order(arguments[4], attributes)
         state = _in_phases(pickler, cls, code, state)
     return make, arguments, state, *rest
@@ -48,7 +49,9 @@ def _in_phases(pickler: Any, cls: Any, code: dict[str, Any], state: Any) -> tupl
     needed: list[FunctionType] = []
     others: list[FunctionType] = []
     for name, value in code.items():
-        shells = shells_of(pickler, [fn for fn in _inside(value) if type(fn) is FunctionType])
+        functions = [fn for fn in _inside(value) if type(fn) is FunctionType]
+        # Others are whole from the start: those that instances need while they are loaded.
+        shells = shells_of(pickler, [fn for fn in functions if reaches(cls, (fn,))])
         (needed if _is_special(name) else others).extend(shells)
     early = [Now(_rebuild.early, cls, version, some, versions) for some in (code, special) if some]
     if needed:

@@ -49,7 +49,7 @@ _look = attrgetter(
     "__module__",
     *(("__type_params__",) if _HAS_TYPE_PARAMS else ()),
 )
-_QUALNAME, _MODULE = 6, 7
+_DOC, _QUALNAME, _MODULE = 4, 6, 7
 _BUILTINS = (bool, bytes, complex, dict, float, frozenset, int, list, object, set, str, tuple)
 _BUILTIN_IDS = frozenset(map(id, _BUILTINS))
 
@@ -139,7 +139,7 @@ class _ByValue(Watch):
         self._atoms = [value for value in values if id(type(value)) in ATOMS]
         #: Containers of atoms: where they are, and what they hold, which they may hold no more.
         self._flat = [
-            (index, elements)
+            (index, type(value), elements)
             for index, value in enumerate(values)
             if (elements := _atoms_in(value)) is not None
         ]
@@ -153,7 +153,7 @@ class _ByValue(Watch):
         """What is captured and may refer to something."""
         values = list(map(fn.__globals__.get, self._names, repeat(None)))
         values += map(_contents_of, fn.__closure__ or ())
-        flat = {index for index, _ in self._flat}
+        flat = {index for index, _, _ in self._flat}
         return [
             value
             for index, value in enumerate(values)
@@ -187,11 +187,13 @@ class _ByValue(Watch):
     def _has_items(self, fn: FunctionType) -> bool:
         """To be asked when the containers are known to be the same objects."""
         names, space = self._names, fn.__globals__
-        for index, before in self._flat:
+        for index, kind, before in self._flat:
             if index < len(names):
                 value = space[names[index]]
             else:
                 value = fn.__closure__[index - len(names)].cell_contents  # type: ignore[index]
+            if type(value) is not kind:
+                return False  # another one, at the place of the first
             now = _elements(value)
             if len(now) != len(before) or not all(map(is_, now, before)):
                 return False
@@ -261,8 +263,10 @@ def _watch_by_value(fn: FunctionType) -> Watch:
 
 def _look_to_keep(fn: FunctionType) -> tuple[Any, ...] | None:
     """What `_look` says of a function, None if it may change without notice."""
-    attributes, keywords, defaults, annotations, *rest = _look(fn)
+    attributes, keywords, defaults, annotations, *rest = look = _look(fn)
     if attributes or keywords or (rest[-1] if _HAS_TYPE_PARAMS else False):
+        return None
+    if not {type(look[at]) for at in (_DOC, _MODULE)} <= {str, type(None)}:
         return None
     if defaults is not None and not ATOMS.issuperset(map(id, map(type, defaults))):
         return None

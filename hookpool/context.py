@@ -167,9 +167,9 @@ class HookContext(mp_context.BaseContext):
         # Called when somebody asks for the method by its name. Only who makes it the default asks
         # for more than a context: for `get_context` nothing changes anywhere else.
         asker: FrameType | None = sys._getframe(1)
-        while asker is not None and asker.f_code.co_name == "get_context":
+        while asker is not None and asker.f_code in _GET_CONTEXT:
             asker = asker.f_back
-        if asker is not None and asker.f_code.co_name == "set_start_method":
+        if asker is not None and asker.f_code is _SET_START_METHOD:
             _delegate_default_names()
 
 
@@ -179,6 +179,8 @@ def _start_tracker() -> None:
     The standard library makes the lock, which has a name, and then starts the tracker: a program
     that is killed in these milliseconds leaves the name behind. So it is some microseconds.
     """
+    if sys.platform == "win32":
+        return  # there locks have no names, and nobody tracks them
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()
@@ -200,16 +202,36 @@ def stop() -> None:
 #: What every context builds of the standard library's classes, whatever its method is, and the
 #: default one with it. `Process`, `Pool` and all others already ask the method's context.
 _BUILT_BY_DEFAULT: Final = (
+    "BoundedSemaphore",
     "JoinableQueue",
+    "Lock",
     "Manager",
     "Pipe",
     "Queue",
+    "RLock",
+    "Semaphore",
     "SimpleQueue",
     "set_forkserver_preload",
 )
 
+#: Who asks for a context by its name.
+_GET_CONTEXT: Final = (
+    mp_context.BaseContext.get_context.__code__,
+    mp_context.DefaultContext.get_context.__code__,
+)
+_SET_START_METHOD: Final = mp_context.DefaultContext.set_start_method.__code__
+
+
+def _copy(function: Any) -> FunctionType:
+    return FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__
+    )
+
+
 #: The functions of `BaseContext` by these names, as they were.
-_originals: dict[str, FunctionType] = {}
+_originals: Final = {
+    name: _copy(getattr(mp_context.BaseContext, name)) for name in _BUILT_BY_DEFAULT
+}
 
 
 def _delegate_default_names() -> None:
@@ -222,17 +244,13 @@ def _delegate_default_names() -> None:
     too late for such a program: its queue would pickle by reference to a main module that the
     children do not have.
     """
-    for name in _BUILT_BY_DEFAULT:
-        if name not in _originals:
-            function = getattr(mp_context.BaseContext, name)
-            _originals[name] = FunctionType(
-                function.__code__, function.__globals__, name, function.__defaults__
-            )
-            function.__wrapped__ = _originals[name]  # whose signature it goes on to have
-            # In this order: another thread may be about to call it.
-            function.__kwdefaults__ = {"_build": _build, "_name": name}
-            function.__code__ = _look.__code__.replace(co_name=name)
-            function.__defaults__ = None
+    for name, original in _originals.items():
+        function = getattr(mp_context.BaseContext, name)
+        function.__wrapped__ = original  # whose signature it goes on to have
+        # In this order: another thread may be about to call it, or to do the same.
+        function.__kwdefaults__ = {"_build": _build, "_name": name}
+        function.__code__ = _look.__code__.replace(co_name=name)
+        function.__defaults__ = None
 
 
 def _look(self: Any, *args: Any, _build: Any, _name: str, **kwargs: Any) -> Any:

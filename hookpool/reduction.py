@@ -96,19 +96,20 @@ def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
     def reducer_override(obj: Any, /) -> Any:
         kind = type(obj)
         try:
-            if kind in ways_ex:
-                return ways_ex[kind](obj, protocol)
-            if kind in ways:
-                return ways[kind](obj)
-            if kind in natives:
-                return NotImplemented
-            if kind in simple:
-                own = obj.__dict__
-                if has_no_way(own):
-                    return _newobj, (kind,), own or None
-                return NotImplemented
+            is_lent = kind in ways_ex
         except TypeError:  # a metaclass makes the class unhashable
-            pass
+            return _reducer_override(pickler, obj)
+        if is_lent:
+            return ways_ex[kind](obj, protocol)
+        if kind in ways:
+            return ways[kind](obj)
+        if kind in natives:
+            return NotImplemented
+        if kind in simple:
+            own = obj.__dict__
+            if has_no_way(own):
+                return _newobj, (kind,), own or None
+            return NotImplemented
         if kind is FunctionType and pickler.table is None:
             return NotImplemented if obj in ours else reduce_function(pickler, obj)
         return _reducer_override(pickler, obj)

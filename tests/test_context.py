@@ -533,13 +533,14 @@ assert forkserver._forkserver._preload_modules == ["colorsys"]
 """
 
 
-def test_a_program_killed_while_it_makes_its_first_lock_leaves_no_name_behind() -> None:
-    """Its tracker runs by then: the standard library starts it after the lock is made."""
-    assert run_python("-c", NO_TRACKER).strip() == "no name yet"
+@pytest.mark.parametrize("is_default", [False, True])
+def test_the_tracker_runs_before_a_lock_has_a_name(is_default: bool) -> None:
+    """A program that is killed in between would leave the name behind."""
+    assert run_python("-c", NO_TRACKER, str(is_default)).strip() == "no name yet"
 
 
 NO_TRACKER = """
-import multiprocessing, hookpool
+import multiprocessing, sys, hookpool
 from multiprocessing import resource_tracker, synchronize
 
 class Killed(Exception): pass
@@ -551,9 +552,13 @@ resource_tracker._resource_tracker.ensure_running = resource_tracker.ensure_runn
 names = []
 make = synchronize.SemLock._make_name
 synchronize.SemLock._make_name = staticmethod(lambda: names.append(make()) or names[-1])
+context = multiprocessing.get_context("hookpool")
+if sys.argv[1] == "True":
+    multiprocessing.set_start_method("hookpool")
+    context = multiprocessing
 for kind in ("Lock", "RLock", "Semaphore", "BoundedSemaphore", "Event", "Condition", "Queue"):
     try:
-        getattr(multiprocessing.get_context("hookpool"), kind)()
+        getattr(context, kind)()
     except Killed:
         continue
     raise AssertionError(kind)

@@ -29,6 +29,7 @@ FLOORS = [
     ["reduction", "_channel", "_forkserver", "_watch"],  # 1
     ["_plans", "_sharing"],
     ["_phases", "_buffers"],
+    ["_reach"],
     ["_functions"],
     ["_objects", "_borrowed"],
     ["_containers", "_exceptions", "_type_forms"],
@@ -96,6 +97,7 @@ PARTS = {
     "_link": "worker",
     "_objects": "reduction",
     "_phases": "reduction",
+    "_reach": "reduction",
     "_plans": "reduction",
     "_reader": "driver",
     "_rebuild_objects": "reduction",

@@ -85,6 +85,28 @@ assert resource_tracker._resource_tracker._fd is not None
 """
 
 
+def test_a_server_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "slow_end.py").write_text("import atexit, time; atexit.register(time.sleep, 3600)")
+    run_python("-c", SLOW_END, str(tmp_path))
+
+
+SLOW_END = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import hookpool, multiprocessing
+from hookpool import _launch
+ctx = multiprocessing.get_context("hookpool")
+ctx.set_forkserver_preload(["slow_end"])
+process = ctx.Process(target=print)
+process.start()
+process.join()
+server = _launch.server_pid()
+_launch.PATIENCE = 0.2
+hookpool.context.stop()
+assert not os.path.exists(f"/proc/{server}")
+"""
+
+
 def test_what_a_preloaded_module_makes_for_itself_is_tracked_while_the_server_lives(
     tmp_path: Path,
 ) -> None:

@@ -819,3 +819,25 @@ def test_exceptions_of_builtin_kinds_keep_their_fields(elsewhere: Elsewhere) -> 
         ]
 
     assert elsewhere.call(fields) == fields()
+
+
+class Fussy:
+    pass
+
+
+def test_a_reducer_that_raises_is_not_asked_again() -> None:
+    """A TypeError of the user's own is not one of ours, for which there is another way."""
+    asked: list[Fussy] = []
+
+    def reduce(obj: Fussy) -> Any:
+        asked.append(obj)
+        if len(asked) == 10:
+            raise TypeError("not yet")
+        return Fussy, ()
+
+    copyreg.pickle(Fussy, reduce)
+    try:
+        with pytest.raises(TypeError, match="not yet"):
+            reduction.dumps([Fussy() for _ in range(20)])
+    finally:
+        del copyreg.dispatch_table[Fussy]

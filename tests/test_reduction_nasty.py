@@ -82,6 +82,31 @@ def double(v): return 2 * v
 Kept.default = Kept()
 def probe(): return Pair.zero, Made.default.v, Kept.default.v
 """,
+    "instances in a set whose hash needs what a method captures": """
+class Config: x = 3
+config = Config()
+class Keyed:
+    def __init__(self, v): self.v = v
+    def _key(self): return config.x, self.v
+    @property
+    def key(self): return self._key()
+    def __hash__(self): return hash(self.key)
+    def __eq__(self, other): return self._key() == other._key()
+Keyed.all = {Keyed(1)}
+class Restored:
+    def __init__(self, v): self.v = v
+    def __getstate__(self): return self.v
+    def __setstate__(self, v): self.v = v; self.check()
+    def check(self): self.checked = config.x
+Restored.default = Restored(1)
+Restored.default.check()
+class Hashed:
+    def __hash__(self): return hash(config.x)
+    def __eq__(self, other): return True
+Hashed.__all__ = {Hashed()}
+def probe():
+    return Keyed(1) in Keyed.all, Restored.default.checked, Hashed() in Hashed.__all__
+""",
     "bound methods of enumeration members in the enumeration": """
 import enum
 class E(enum.Enum):

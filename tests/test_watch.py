@@ -216,3 +216,23 @@ def test_unchanged_means_the_same_bytes(made, name):
     seen, before = _watch.watch(fn), reduction.worker_dumps(fn)
     assert seen.is_unchanged(fn)
     assert reduction.worker_dumps(fn) == before
+
+
+def test_another_kind_of_set_in_the_same_place_is_seen(made):
+    """Its id and its elements are those of the first, which is gone."""
+    same_place = 0
+    for _ in range(1000):
+        made.options = {1, 2}
+        seen, place = _watch.watch(made.configured), id(made.options)
+        made.options = None
+        made.options = frozenset((1, 2))
+        if id(made.options) == place:
+            same_place += 1
+            assert not seen.is_unchanged(made.configured)
+    assert same_place
+
+
+@pytest.mark.parametrize("name", ["__doc__", "__module__"])
+def test_a_text_that_is_none_may_change_without_notice(made, name):
+    setattr(made.scaled, name, ["a"])
+    assert _watch.watch(made.scaled) is _watch.NOTHING

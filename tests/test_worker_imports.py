@@ -32,6 +32,7 @@ NEEDED = {
     "hookpool._phases",
     "hookpool._plain",
     "hookpool._plans",
+    "hookpool._reach",
     "hookpool._rebuild",
     "hookpool._rebuild_objects",
     "hookpool._shelf",
