@@ -86,12 +86,15 @@ class Facts:
         self.data = marshalled(code)  # None: some constant cannot be marshalled
         self.name, self.qualname = code.co_name, code.co_qualname
         self.doc = _docstring(code)  # what a function made of this code has
-        parts = list(_nested(code))
-        # Order of first use: the order in which the values are pickled.
-        self.names = tuple(dict.fromkeys(name for one in parts for name in _globals(one)))
+        if code.co_names or CodeType in map(type, code.co_consts):
+            parts = list(_nested(code))
+            # Order of first use: the order in which the values are pickled.
+            self.names = tuple(dict.fromkeys(name for one in parts for name in _globals(one)))
+            self._words = _words(parts)
+        else:  # as most methods
+            self.names = self._words = ()
         # What `LOOKS` are if they follow from the code.
         self.looks = (self.name, self.qualname, self.doc, *_NO_LOOKS)[: len(LOOKS)]
-        self._words = _words(parts)
         self._submodules: dict[str, tuple[str, ...]] = {}
 
     def submodules(self, module: str) -> list[str]:
@@ -101,6 +104,8 @@ class Facts:
             candidates = tuple(f"{module}.{word}" for word in self._words)
             self._submodules[module] = candidates
         modules = sys.modules
+        if modules.keys().isdisjoint(candidates):  # as a rule, and faster
+            return []
         found = [name for name in candidates if name in modules]
         for name in found[:]:
             found += self.submodules(name)

@@ -278,7 +278,8 @@ def _look_to_keep(fn: FunctionType) -> tuple[Any, ...] | None:
 
 
 def _is_fixed(annotation: Any) -> bool:
-    return id(type(annotation)) in ATOMS or id(annotation) in _BUILTIN_IDS
+    # Of these, two that are equal are the same in a pickle; 1 and 1.0 are not.
+    return type(annotation) is str or annotation is None or id(annotation) in _BUILTIN_IDS
 
 
 def _sameness(value: Any, known: Facts) -> Callable[[Any], bool] | None:

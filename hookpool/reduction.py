@@ -215,7 +215,6 @@ class HookPickler(_CPickler):
         Raises:
             pickle.PicklingError: something in it cannot travel; the message says where it is.
         """
-        self.table = getattr(self, "dispatch_table", None)
         try:
             write(self, obj)
         finally:
@@ -231,6 +230,7 @@ class HookPickler(_CPickler):
     def run(self, obj: Any) -> None:
         """Write an object; errors are as the C pickler raises them."""
         self.root = obj
+        self.table = getattr(self, "dispatch_table", None)
         try:
             _c_dump(self, obj)
         finally:

@@ -153,6 +153,18 @@ def test_a_dispatch_table_set_on_the_pickler_itself_is_seen_by_those_made_before
     gives(child, reduction.worker_dumps(Told()), "its own __reduce__")
 
 
+@pytest.mark.parametrize("protocol", [2, 5, None])
+def test_a_table_of_the_class_is_asked_for_functions_in_every_form_of_dump(
+    monkeypatch: pytest.MonkeyPatch, protocol: int | None
+) -> None:
+    table = {FunctionType: lambda fn: (str.upper, (fn.__name__,))}
+    monkeypatch.setattr(HookPickler, "dispatch_table", table, raising=False)
+    file = io.BytesIO()
+    reduction.dump(lambda: 0, file, protocol)
+    assert reduction.loads(file.getvalue()) == "<LAMBDA>"
+    assert reduction.loads(dumps(lambda: 0, protocol)) == "<LAMBDA>"
+
+
 # -- persistent ids, buffers, protocols -----------------------------------------------------------
 
 

@@ -236,3 +236,10 @@ def test_another_kind_of_set_in_the_same_place_is_seen(made):
 def test_a_text_that_is_none_may_change_without_notice(made, name):
     setattr(made.scaled, name, ["a"])
     assert _watch.watch(made.scaled) is _watch.NOTHING
+
+
+def test_an_annotation_that_equals_the_one_before_is_seen(made):
+    made.scaled.__annotations__["x"] = 1
+    seen = _watch.watch(made.scaled)
+    made.scaled.__annotations__["x"] = 1.0
+    assert not seen.is_unchanged(made.scaled)
