@@ -6,6 +6,9 @@ and ``__hash__`` above all, and what dataclasses keep in it.  So such a class ge
 first, as shells; then what has a special name; then what special methods capture; then everything
 else.  A class that cannot be reached through what it holds goes in one piece, in fewer bytes.
 
+What is decided of a class holds for what is written after that.  So it waits until the class has
+been made: its bases come before, and may lead back to it.
+
 Knows of a pickler what it is given with each call.  Any thread may call it.
 """
 
@@ -15,16 +18,55 @@ from types import FunctionType
 from typing import Any
 
 from hookpool import _classes, _rebuild
-from hookpool._functions import fills_of, is_safe, shells_of
+from hookpool._functions import ATOMS, fills_of, is_safe, shells_of
+from hookpool._importable import is_importable
 from hookpool._reach import reaches
 from hookpool._rebuild import Now
 
 
 def reduce_class(pickler: Any, cls: Any) -> tuple[Any, ...]:
     """The reduce tuple of a class by value."""
-    pickler.met[id(cls)] = cls  # what refers to it now cannot bring it about again
-    make, arguments, state, *rest = _classes.reduce_class(cls)
-    attributes = state[1]
+    make, arguments, state, *setter = _classes.reduce_class(cls)
+    if _is_made_of_more(pickler, cls, arguments):
+        _keep_order(arguments[4], state[1])
+        return make, arguments, Later(cls, state), *setter
+    ordered = _in_order(pickler, cls, state)
+    if ordered is not state:
+        _keep_order(arguments[4], state[1])
+    return make, arguments, ordered, *setter
+
+
+class Later:
+    """The state of a class whose bases or members are to be written first.
+
+    These may lead back to the class, which then is written whole while it is waited for; and what
+    they take along is not the class's to bring.  So nothing is decided before they are written.
+    """
+
+    __slots__ = ("cls", "state")
+
+    def __init__(self, cls: Any, state: tuple[Any, ...]) -> None:
+        self.cls = cls
+        self.state = state
+
+
+def reduce_later(pickler: Any, later: Later) -> tuple[Any, ...]:
+    """The reduce tuple of the state of a class."""
+    return _rebuild.same, (_in_order(pickler, later.cls, later.state),)
+
+
+def _is_made_of_more(pickler: Any, cls: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether what makes the class is more than names, and classes that are there."""
+    met = pickler.met
+    for one in (type(cls), *cls.__bases__):
+        if one.__flags__ & _classes.HEAP and id(one) not in met and not is_importable(one):
+            return True
+    members = arguments[5] if len(arguments) > 5 else ()
+    return not all(ATOMS.issuperset(map(id, map(type, args))) for _, _, args in members)
+
+
+def _sorted(attributes: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Those that are code, by name; and all values, those in code instead of it."""
     code: dict[str, Any] = {}
     values: list[Any] = []
     for name, value in attributes.items():
@@ -37,10 +79,16 @@ def reduce_class(pickler: Any, cls: Any) -> tuple[Any, ...]:
             values += _inside(value)
         else:
             values.append(value)
-    if not is_safe(pickler, values) and reaches(cls, values):
-        _keep_order(arguments[4], attributes)
-        state = _in_phases(pickler, cls, code, state)
-    return make, arguments, state, *rest
+    return code, values
+
+
+def _in_order(pickler: Any, cls: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The state of a class, with what it needs while it is loaded before the rest."""
+    pickler.met[id(cls)] = cls  # what refers to it from now on cannot bring it about again
+    code, values = _sorted(state[1])
+    if is_safe(pickler, values) or not reaches(cls, values):
+        return state
+    return _in_phases(pickler, cls, code, state)
 
 
 def _in_phases(pickler: Any, cls: Any, code: dict[str, Any], state: Any) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 from hookpool import _classes, _objects, _rebuild, _rebuild_objects
 from hookpool._functions import reduce_cell, reduce_code, reduce_function
 from hookpool._importable import is_importable
+from hookpool._phases import Later, reduce_later
 
 #: How objects of one exact type are reduced by a pickler.
 Plan = Callable[[Any, Any], Any]
@@ -83,7 +84,12 @@ UNRANKED = _objects.UNRANKED
 #: Plans that go before what `copyreg` has for the type.
 before_copyreg = UNRANKED | {_reduce_registered}
 
-_OWN: dict[type, Plan] = {CellType: reduce_cell, CodeType: reduce_code, **_objects.PLANS}
+_OWN: dict[type, Plan] = {
+    CellType: reduce_cell,
+    CodeType: reduce_code,
+    Later: reduce_later,
+    **_objects.PLANS,
+}
 
 _MULTIPROCESSING = frozenset({"multiprocessing.reduction", "multiprocessing.managers"})
 

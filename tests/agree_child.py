@@ -72,6 +72,11 @@ class Child:
         answer: tuple[str, Any] = self._sent(b"call" + data)
         return answer
 
+    def use(self, data: bytes) -> tuple[str, Any]:
+        """Have `data` loaded there, an object and a function that takes it, and its result."""
+        answer: tuple[str, Any] = self._sent(b"use" + data)
+        return answer
+
     def relay(self, data: bytes) -> bytes:
         """Have `data` loaded there and what it gives pickled again, by hookpool."""
         kind, again = self._sent(b"relay" + data)
@@ -116,6 +121,9 @@ def main() -> None:
                 from hookpool import dumps
 
                 answer = "gave", dumps(loads(data.removeprefix(b"relay")))
+            elif data.startswith(b"use"):
+                obj, use = loads(data.removeprefix(b"use"))
+                answer = observe(lambda: use(obj))  # noqa: B023 - called at once
             else:
                 answer = observe(loads(data.removeprefix(b"call")))
         except Exception:
