@@ -44,6 +44,7 @@ Invariants, asserted by `check`:
     or that is dropping; or the pool is DONE or BROKEN, and then the queue is empty.
  8. A BROKEN or DONE pool holds no task; a DONE pool holds no worker.
  9. `idle` holds the workers that are READY, hold nothing and drop nothing, and no others.
+10. `_starting` and `_retiring` count the workers in these phases.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ if TYPE_CHECKING:
 # How much work a worker is sent ahead, in seconds.  More saves wake-ups of the owner for tiny
 # tasks; less keeps cancel() and take-backs cheap, and results of a map even.  A wake-up costs some
 # 50 us, so two milliseconds make it a few per cent.
-AHEAD_SECONDS = 0.002
+AHEAD_SECONDS = 0.004
 # The most tasks in one message, whatever their estimate: bounds what one flush can delay.
 MOST_AHEAD = 1000
 # The most that a worker holds: there is room for so many claims.
@@ -183,8 +184,10 @@ class Scheduler:
         self._asked: dict[int, int] = {}
         #: The number of tasks in the queue that are not cancelled.
         self._queued = 0
-        #: The living workers, by number.
+        #: The living workers, by number; how many of them are STARTING, and RETIRING.
         self._workers: dict[int, _Worker] = {}
+        self._starting = 0
+        self._retiring = 0
         #: Those that are READY, hold nothing and drop nothing; the last to become so is last.
         self.idle: dict[int, _Worker] = {}
         #: The number the next worker gets: they are never used twice.
@@ -325,7 +328,7 @@ class Scheduler:
 
     def _expected(self, event: Expected) -> None:
         if self.state is Pool.OPEN and not self.idle:
-            self._launch(event.now, self._starting() + 1)
+            self._launch(event.now, self._starting + 1)
 
     def _worker_ready(self, event: WorkerReady) -> None:
         worker = self._workers.get(event.worker)
@@ -333,6 +336,7 @@ class Scheduler:
         if worker is None or worker.phase is not Phase.STARTING:
             return
         worker.phase = Phase.READY
+        self._starting -= 1
         worker.since = event.now
         self.idle[event.worker] = worker
         self._assign(event.now)
@@ -385,7 +389,7 @@ class Scheduler:
                 and self.state is Pool.OPEN
             ):
                 return  # all are idle, and there is nothing to do
-        self._assign(now)
+        self._assign(now, (number, worker))
 
     def _took_back(self, event: TookBack) -> None:
         worker = self._workers.get(event.worker)
@@ -414,6 +418,9 @@ class Scheduler:
     def _worker_exited(self, event: WorkerExited) -> None:
         worker = self._workers.pop(event.worker, None)
         self.idle.pop(event.worker, None)
+        if worker is not None:
+            self._starting -= worker.phase is Phase.STARTING
+            self._retiring -= worker.phase is Phase.RETIRING
         if worker is None or self.state is Pool.BROKEN:
             return
         self._give_back(_cut_tail(worker.sent, min(event.unstarted, worker.held)))
@@ -474,8 +481,11 @@ class Scheduler:
 
     # -- decisions --------------------------------------------------------------------------
 
-    def _assign(self, now: float) -> None:
-        """Give queued work to those who should have it, then see who is too many or missing."""
+    def _assign(self, now: float, reporting: tuple[int, _Worker] | None = None) -> None:
+        """Give queued work to those who should have it, then see who is too many or missing.
+
+        Where one worker has reported, no other can use more than it could before.
+        """
         if self.state is Pool.BROKEN or self.state is Pool.DONE:
             return
         if self._queued:
@@ -489,11 +499,11 @@ class Scheduler:
             self._retire_spent()
         if len(self._workers) > self._max_workers:
             self._shrink()
-        if self._queued or config.all_at_once:
+        if (self._queued or config.all_at_once) and self._active() < self._max_workers:
             self._launch(now, self._queued)
         if config.claims:
             if self._queued:
-                self._feed_ahead(now)
+                self._feed_ahead(now, [reporting] if reporting else list(self._workers.items()))
             elif self.idle or self._cancelling or self._active() < self._max_workers:
                 self._steal(now)
         if self.state is Pool.CLOSING or config.idle_timeout is not None:
@@ -510,11 +520,13 @@ class Scheduler:
             if not self._queued:
                 return
 
-    def _feed_ahead(self, now: float) -> None:
+    def _feed_ahead(self, now: float, workers: list[tuple[int, _Worker]]) -> None:
         """Send busy workers more, lest they wait while the owner learns that they are through."""
-        for number, worker in sorted(self._able(), key=_held):
+        for number, worker in sorted(workers, key=_held):
+            if worker.phase is not Phase.READY or worker.dropping:
+                continue
             # What is meant for workers that start stays here, or they would have to steal it.
-            spare = self._queued - self._starting()
+            spare = self._queued - self._starting
             if spare <= 0:
                 return
             count = min(self._ahead(worker), spare, self._left(worker))
@@ -524,10 +536,9 @@ class Scheduler:
     def _ahead(self, worker: _Worker) -> int:
         """How many more tasks this busy worker should hold."""
         share = -(-self._queued // len(self._workers))
-        load = sum(
-            (span.stop - span.start) * self._estimates.get(span.group, AHEAD_SECONDS)
-            for span in worker.sent
-        )
+        load = 0.0
+        for start, stop, group in worker.sent:
+            load += (stop - start) * self._estimates.get(group, AHEAD_SECONDS)
         # Refilling at half keeps it busy while the message travels, and the messages large.
         if worker.held > 1 and load * 2 > AHEAD_SECONDS:
             return 0
@@ -536,21 +547,10 @@ class Scheduler:
         most = min(share, MOST_HELD - worker.held)
         return min(most, max(2 - worker.held, _worth(estimate, AHEAD_SECONDS - load)))
 
-    def _able(self) -> list[tuple[int, _Worker]]:
-        """The workers that may be sent tasks."""
-        return [
-            (number, worker)
-            for number, worker in self._workers.items()
-            if worker.phase is Phase.READY and not worker.dropping and self._left(worker)
-        ]
-
     def _left(self, worker: _Worker) -> int:
         """How many tasks the worker may still be given in its life."""
         most = self.config.max_tasks_per_child
         return MOST_AHEAD if most is None else most - worker.given
-
-    def _starting(self) -> int:
-        return sum(worker.phase is Phase.STARTING for worker in self._workers.values())
 
     def _take(self, count: int) -> tuple[Span, ...]:
         """Up to `count` tasks from the front of the queue, all of one group, none cancelled."""
@@ -620,6 +620,8 @@ class Scheduler:
                 surplus -= 1
 
     def _retire(self, number: int, worker: _Worker) -> None:
+        self._starting -= worker.phase is Phase.STARTING
+        self._retiring += 1
         worker.phase = Phase.RETIRING
         self.idle.pop(number, None)
         self._actions.append(Retire(number))
@@ -629,7 +631,7 @@ class Scheduler:
             self.idle[number] = worker
 
     def _active(self) -> int:
-        return sum(worker.phase is not Phase.RETIRING for worker in self._workers.values())
+        return len(self._workers) - self._retiring
 
     def _launch(self, now: float, tasks: int) -> None:
         """Start workers for so many tasks, as far as none that starts is meant for them."""
@@ -637,9 +639,10 @@ class Scheduler:
         if self.config.all_at_once and self.state is Pool.OPEN:
             wanted = room
         else:
-            wanted = min(room, tasks - self._starting())
+            wanted = min(room, tasks - self._starting)
         for _ in range(wanted):
             self._workers[self._next_worker] = _Worker(now)
+            self._starting += 1
             self._actions.append(Launch(self._next_worker))
             self._next_worker += 1
 
@@ -780,6 +783,9 @@ class Scheduler:
             most = self.config.max_tasks_per_child
             assert most is None or worker.given <= most, "5"
             assert worker.phase is not Phase.STARTING or not worker.held, "6"
+        phases = [worker.phase for worker in self._workers.values()]
+        assert self._starting == phases.count(Phase.STARTING), "10"
+        assert self._retiring == phases.count(Phase.RETIRING), "10"
         idle = {n for n, w in self._workers.items() if w.phase is Phase.READY and not w.held}
         assert set(self.idle) == {n for n in idle if not self._workers[n].dropping} or (
             self.state is Pool.BROKEN
