@@ -26,7 +26,7 @@ from hookpool._functions import ATOMS
 from hookpool._handle import Handle, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
-from hookpool._plans import plans
+from hookpool._plans import plans, table_with
 from hookpool.reduction import (
     Table,
     TaskPickler,
@@ -182,10 +182,12 @@ class Ledger:
 
     Args:
         lender: where large data go; definitions are not.
+        reducers: of types in whatever is written for a worker.
     """
 
-    def __init__(self, lender: Lender | None = None) -> None:
+    def __init__(self, lender: Lender | None = None, reducers: Table | None = None) -> None:
         self._lender = lender or Lender(0)
+        self._reducers = reducers
         from hookpool._sharing import Copies  # late, as `_watch`
 
         self._copies = Copies(self._lender)
@@ -349,6 +351,8 @@ class Ledger:
         table: Table | None = None,
     ) -> Packet:
         plans.check()
+        if table is None and self._reducers:
+            table = table_with(self._reducers)
         pickler = take(kind)
         pickler.ledger = self
         pickler.use(table)

@@ -8,8 +8,9 @@ call it.
 
 from __future__ import annotations
 
+import copyreg
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.reduction import ForkingPickler
 from types import CellType, CodeType, FunctionType
 from typing import Any
@@ -19,6 +20,8 @@ from hookpool._functions import reduce_cell, reduce_code, reduce_function
 from hookpool._importable import is_importable
 from hookpool._phases import Later, reduce_later
 
+#: Reducers by exact type, as in the `dispatch_table` of a pickler.
+Table = Mapping[type, Callable[[Any], Any]]
 #: How objects of one exact type are reduced by a pickler.
 Plan = Callable[[Any, Any], Any]
 
@@ -63,6 +66,11 @@ def reduce_any_class(pickler: Any, cls: Any) -> Any:
 
 # Classes that live as long as the program, and go by names that nobody changes.
 _named_statics: set[Any] = set()
+
+
+def table_with(reducers: Table) -> Table:
+    """A table for a pickler that has these reducers, and else what everybody has registered."""
+    return {**copyreg.dispatch_table, **reducers}
 
 
 def is_plainly_hashed(kind: type) -> bool:

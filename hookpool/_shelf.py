@@ -17,7 +17,7 @@ from typing import Any
 from hookpool import _rebuild
 from hookpool._buffers import Borrowed, Lender, Parcel, loads, loads_again
 from hookpool._functions import ATOMS
-from hookpool._plans import plans
+from hookpool._plans import plans, table_with
 from hookpool._rebuild import loading
 from hookpool.reduction import ReusablePickler, Table, raise_explained, take
 
@@ -36,10 +36,16 @@ class Tabled:
 
 
 class Shelf:
-    """A worker's definitions, by number.  They are loaded when they are first needed."""
+    """A worker's definitions, by number.  They are loaded when they are first needed.
+
+    Args:
+        lender: where large results go.
+    """
 
     def __init__(self, lender: Lender | None = None) -> None:
         self._lender = lender or Lender(0)
+        #: Of types in results.
+        self.reducers: Table | None = None
         self._data: dict[int, bytes | Borrowed] = {}
         #: What is not loaded once and for all, but anew for each task.
         self._handed: dict[int, bytes | Borrowed] = {}
@@ -84,6 +90,8 @@ class Shelf:
         table = None
         if kind is Tabled:
             obj, table = obj.obj, obj.table
+        elif self.reducers:
+            table = table_with(self.reducers)
         plans.check()
         pickler = take(_ShelfPickler)
         pickler.use(table)

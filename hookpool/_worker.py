@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from hookpool._buffers import Borrowed
+    from hookpool.reduction import Table
 
 # The longest that the result of a finished task waits for company (DESIGN: "by the millisecond").
 FLUSH_SECONDS = 0.001
@@ -86,6 +87,7 @@ class Start:
         threads: int | None,
         depth: int,
         lending: tuple[int | None, int] = (None, THRESHOLD),
+        reducers: Table | None = None,
     ) -> None:
         self.initializer = initializer
         self.initargs = initargs
@@ -96,10 +98,12 @@ class Start:
         self.depth = depth
         #: The most shared memory to hold, and from which size data go there.
         self.lending = lending
+        #: Of types in results.
+        self.reducers = reducers
         self._packed: bytes | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        packed = reduction.worker_dumps((self.initializer, self.initargs))
+        packed = reduction.worker_dumps((self.initializer, self.initargs, self.reducers))
         return _start, (packed, dict(self.environ), self.threads, self.depth, self.lending)
 
     def prepare(self) -> None:
@@ -111,7 +115,7 @@ class Start:
             for name in THREAD_VARIABLES:
                 os.environ.setdefault(name, str(self.threads))
         if self._packed is not None:
-            self.initializer, self.initargs = reduction.loads(self._packed)
+            self.initializer, self.initargs, self.reducers = reduction.loads(self._packed)
         if self.initializer is not None:
             self.initializer(*self.initargs)
 
@@ -249,6 +253,7 @@ class _Worker:
             logger.critical("Exception in initializer:", exc_info=True)
             self._write(_wire.frame(Kind.UNFIT, 0, self._dump_error(error)))
             return False
+        self._shelf.reducers = start.reducers
         self._write(_wire.frame(Kind.READY))
         return True
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hookpool._repeats import repeats_in
     from hookpool._task import Task
     from hookpool._wire import Form
+    from hookpool.reduction import Table
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -101,6 +102,10 @@ class HookPoolExecutor(Executor):
             of all workers together; what exceeds it goes through pipes. By default new memory may
             be half of what is available at the time. 0: none at all.
         large: from how many bytes on buffers and pickles are large and go into shared memory.
+        job_reducers: by exact type, how objects in calls are pickled: functions that take the
+            object and give a reduce value, as with `copyreg.pickle`. They come before all other
+            reducers, and know nothing of the rest of the program.
+        result_reducers: the same for objects in results.
 
     Raises:
         ValueError: `max_workers` or `max_tasks_per_child` is not positive, or too large here, or
@@ -129,6 +134,8 @@ class HookPoolExecutor(Executor):
         inner_threads: int | Literal["share"] | None = "share",
         shared_memory: int | None = None,
         large: int = THRESHOLD,
+        job_reducers: Table | None = None,
+        result_reducers: Table | None = None,
     ) -> None:
         workers = _checked_workers(max_workers)
         context = multiprocessing.get_context("hookpool") if mp_context is None else mp_context
@@ -139,10 +146,7 @@ class HookPoolExecutor(Executor):
         _check_tasks_per_child(max_tasks_per_child, forks)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        if shared_memory is not None and shared_memory < 0:
-            raise ValueError("shared_memory must be >= 0")
-        if large < 1:
-            raise ValueError("large must be >= 1")
+        _check_memory(shared_memory, large)
         if on_worker_death not in ("replace", "break"):
             raise ValueError(f"on_worker_death must be 'replace' or 'break': {on_worker_death!r}")
         if _worker.depth >= _DEEPEST:
@@ -155,7 +159,12 @@ class HookPoolExecutor(Executor):
         self._mp_context = context
         lender = Lender(shared_memory, large)
         share = None if shared_memory is None else shared_memory // workers
-        self._ledger = Ledger(lender)
+        start = _worker.Start(
+            *(initializer, initargs, env or {}, threads, _worker.depth + 1),
+            (share, large),
+            dict(result_reducers or {}),
+        )
+        self._ledger = Ledger(lender, dict(job_reducers or {}))
         self._driver = Driver(
             _scheduler.Config(
                 max_workers=workers,
@@ -165,9 +174,7 @@ class HookPoolExecutor(Executor):
                 all_at_once=forks,
             ),
             context,
-            _worker.Start(
-                initializer, initargs, env or {}, threads, _worker.depth + 1, (share, large)
-            ),
+            start,
             self._ledger,
             lender,
         )
@@ -401,6 +408,13 @@ def _checked_workers(max_workers: int | None) -> int:
     return max_workers
 
 
+def _check_memory(most: int | None, large: int) -> None:
+    if most is not None and most < 0:
+        raise ValueError("shared_memory must be >= 0")
+    if large < 1:
+        raise ValueError("large must be >= 1")
+
+
 def _check_tasks_per_child(most: int | None, forks: bool) -> None:
     if most is None:
         return
@@ -429,6 +443,8 @@ def get_reusable_executor(
     timeout: float | None = 10,
     kill_workers: bool = False,
     reuse: bool | Literal["auto"] = "auto",
+    job_reducers: Table | None = None,
+    result_reducers: Table | None = None,
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
     env: Mapping[str, str] | None = None,
@@ -444,6 +460,8 @@ def get_reusable_executor(
         kill_workers: when the executor is replaced, do not wait for what it runs.
         reuse: True: reuse the present executor whatever its other arguments were; False: make a
             new one; ``"auto"``: reuse it if they were the same.
+        job_reducers: as for `HookPoolExecutor`.
+        result_reducers: as for `HookPoolExecutor`.
         initializer: as for `HookPoolExecutor`.
         initargs: as for `HookPoolExecutor`.
         env: as for `HookPoolExecutor`.
@@ -459,6 +477,8 @@ def get_reusable_executor(
     arguments: dict[str, Any] = {
         "mp_context": context,
         "idle_timeout": timeout,
+        "job_reducers": job_reducers,
+        "result_reducers": result_reducers,
         "initializer": initializer,
         "initargs": initargs,
         "env": env,

@@ -35,6 +35,7 @@ from hookpool._importable import (
 from hookpool._phases import reduce_class
 from hookpool._plans import (
     UNRANKED,
+    Table,
     before_copyreg,
     is_in,
     is_plainly_hashed,
@@ -79,9 +80,6 @@ _c_dump = _CPickler.dump
 _c_clear_memo = _CPickler.clear_memo
 _c_table: Any = _CPickler.dispatch_table
 _copyreg_table = copyreg.dispatch_table
-
-# Reducers by exact type, as in the `dispatch_table` of a pickler.
-Table = Mapping[type, Callable[[Any], Any]]
 
 
 def _hook_of(pickler: HookPickler) -> Callable[..., Any]:

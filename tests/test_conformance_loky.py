@@ -32,8 +32,6 @@ SENT_LATER = (
 
 EXECUTOR = {
     "test_shutdown_with_sys_exit_at_pickle": AT_SUBMIT,
-    "test_serialization": "there are no job_reducers and result_reducers: copyreg and "
-    "multiprocessing's ForkingPickler.register are honoured",
     "test_memory_leak_protection": "workers are replaced by max_tasks_per_child, not by a guess "
     "at what they leak",
     "test_manager_thread_crash_breaks_executor": PRIVATE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import inspect
 import multiprocessing
 import os
 import pickle
@@ -758,6 +759,57 @@ def test_other_arguments_give_another_reusable_executor(reusable):
 
     assert second is not first
     assert first._shutdown_thread
+
+
+class Sent:
+    """Says which reducers it went through."""
+
+    def __init__(self, *how):
+        self.how = how
+
+
+@pytest.mark.parametrize("name", ["hookpool", "fork"])
+def test_reducers_of_a_pool_are_for_what_it_sends_and_for_what_comes_back(name):
+    mark = "by the pool's"
+    reducers = {
+        "job_reducers": {Sent: lambda one: (Sent, (*one.how, "there", mark))},
+        "result_reducers": {Sent: lambda one: (Sent, (*one.how, "and back", mark))},
+    }
+    captured = Sent("captured")
+    with HookPoolExecutor(1, multiprocessing.get_context(name), **reducers) as one:
+        there, back = one.submit(lambda x: ([x.how, captured.how], x), Sent()).result()
+        [mapped] = one.map(lambda x: [x], [Sent("mapped")])
+        kept = one.submit(lambda x: x.how, one.put(Sent("put"))).result()
+    assert there == [("there", mark), ("captured", "there", mark)]
+    assert back.how == ("there", mark, "and back", mark)
+    assert mapped[0].how == ("mapped", "there", mark, "and back", mark)
+    assert kept == ("put", "there", mark)
+    assert hookpool.loads(hookpool.dumps(Sent("else"))).how == ("else",)
+
+
+def test_other_reducers_give_another_reusable_executor(reusable):
+    first = get_reusable_executor(1)
+    second = get_reusable_executor(1, job_reducers={Sent: lambda one: (Sent, ("reduced",))})
+    assert second is not first
+    assert second.submit(lambda one: one.how, Sent()).result() == ("reduced",)
+
+
+def test_the_parameters_of_the_reusable_executor_are_lokys():
+    """As far as version 3.7 had them, in this order; to import it would change this process."""
+    parameters = inspect.signature(get_reusable_executor).parameters.values()
+    assert {one.name: one.default for one in parameters} == {
+        "max_workers": None,
+        "context": None,
+        "timeout": 10,
+        "kill_workers": False,
+        "reuse": "auto",
+        "job_reducers": None,
+        "result_reducers": None,
+        "initializer": None,
+        "initargs": (),
+        "env": None,
+    }
+    assert [one.name for one in parameters][5:7] == ["job_reducers", "result_reducers"]
 
 
 def test_a_shut_down_reusable_executor_is_replaced(reusable):

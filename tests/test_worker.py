@@ -301,7 +301,7 @@ def test_a_start_travels_in_one_pickle_and_opens_late():
 
     assert twin.initializer is None
     assert twin.environ == {"A": "b"}
-    assert reduction.loads(twin._packed) == (len, ("abc",))
+    assert reduction.loads(twin._packed) == (len, ("abc",), None)
 
 
 def test_an_error_travels_also_when_nothing_can_be_imported_to_tell_it_well(monkeypatch):

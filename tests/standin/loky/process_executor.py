@@ -63,8 +63,8 @@ class ProcessPoolExecutor(HookPoolExecutor):
     def __init__(
         self,
         max_workers: int | None = None,
-        job_reducers: object = None,
-        result_reducers: object = None,
+        job_reducers: Any = None,
+        result_reducers: Any = None,
         timeout: float | None = None,
         context: Any = None,
         initializer: Any = None,
@@ -79,6 +79,8 @@ class ProcessPoolExecutor(HookPoolExecutor):
             initargs=initargs,
             env=env,
             on_worker_death=POLICY,
+            job_reducers=job_reducers,
+            result_reducers=result_reducers,
             **ours,
         )
         self._timeout = ours["idle_timeout"]
