@@ -149,18 +149,18 @@ class HookPoolExecutor(Executor):
         _check_memory(shared_memory, large)
         if on_worker_death not in ("replace", "break"):
             raise ValueError(f"on_worker_death must be 'replace' or 'break': {on_worker_death!r}")
-        if _worker.depth >= _DEEPEST:
-            raise errors.NestedTooDeep(
-                f"this process is in a worker of a worker, {_worker.depth} pools deep, and wanted "
-                "to make one more; this is most likely code that makes a pool when it is imported"
-            )
+        _check_depth()
         threads = max(1, cpu_count() // workers) if inner_threads == "share" else inner_threads
         self._max_workers = workers
         self._mp_context = context
         lender = Lender(shared_memory, large)
         share = None if shared_memory is None else shared_memory // workers
         start = _worker.Start(
-            *(initializer, initargs, env or {}, threads, _worker.depth + 1),
+            initializer,
+            initargs,
+            env or {},
+            threads,
+            _worker.depth + 1,
             (share, large),
             dict(result_reducers or {}),
         )
@@ -406,6 +406,14 @@ def _checked_workers(max_workers: int | None) -> int:
     if sys.platform == "win32" and max_workers > _MOST_WORKERS_WINDOWS:
         raise ValueError(f"max_workers must be <= {_MOST_WORKERS_WINDOWS}")
     return max_workers
+
+
+def _check_depth() -> None:
+    if _worker.depth >= _DEEPEST:
+        raise errors.NestedTooDeep(
+            f"this process is in a worker of a worker, {_worker.depth} pools deep, and wanted to "
+            "make one more; this is most likely code that makes a pool when it is imported"
+        )
 
 
 def _check_memory(most: int | None, large: int) -> None:
