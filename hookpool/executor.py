@@ -138,7 +138,7 @@ class HookPoolExecutor(Executor):
         result_reducers: Table | None = None,
     ) -> None:
         workers = _checked_workers(max_workers)
-        context = multiprocessing.get_context("hookpool") if mp_context is None else mp_context
+        context = mp_context or multiprocessing.get_context("hookpool")
         if isinstance(context, HookContext):
             context.expect_processes()
         _import_engine()
@@ -147,13 +147,11 @@ class HookPoolExecutor(Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         _check_memory(shared_memory, large)
-        if on_worker_death not in ("replace", "break"):
-            raise ValueError(f"on_worker_death must be 'replace' or 'break': {on_worker_death!r}")
+        _check_policy(on_worker_death)
         _check_depth()
         threads = max(1, cpu_count() // workers) if inner_threads == "share" else inner_threads
         self._max_workers = workers
         self._mp_context = context
-        lender = Lender(shared_memory, large)
         share = None if shared_memory is None else shared_memory // workers
         start = _worker.Start(
             initializer,
@@ -164,12 +162,13 @@ class HookPoolExecutor(Executor):
             (share, large),
             dict(result_reducers or {}),
         )
+        lender = Lender(shared_memory, large)
         self._ledger = Ledger(lender, dict(job_reducers or {}))
         self._driver = Driver(
             _scheduler.Config(
-                max_workers=workers,
-                max_tasks_per_child=max_tasks_per_child,
-                idle_timeout=idle_timeout,
+                workers,
+                max_tasks_per_child,
+                idle_timeout,
                 break_on_death=on_worker_death == "break",
                 all_at_once=forks,
             ),
@@ -178,9 +177,9 @@ class HookPoolExecutor(Executor):
             self._ledger,
             lender,
         )
-        dropped = _events.ShutdownAsked(False, 0.0)
         # Pending work completes when the executor is dropped, and then the workers end. The
         # driver must not know the executor, or it would never be dropped.
+        dropped = _events.ShutdownAsked(False, 0.0)
         weakref.finalize(self, self._driver.tell, dropped).atexit = False
 
     # -- submitting -------------------------------------------------------------------------
@@ -406,6 +405,11 @@ def _checked_workers(max_workers: int | None) -> int:
     if sys.platform == "win32" and max_workers > _MOST_WORKERS_WINDOWS:
         raise ValueError(f"max_workers must be <= {_MOST_WORKERS_WINDOWS}")
     return max_workers
+
+
+def _check_policy(on_worker_death: str) -> None:
+    if on_worker_death not in ("replace", "break"):
+        raise ValueError(f"on_worker_death must be 'replace' or 'break': {on_worker_death!r}")
 
 
 def _check_depth() -> None:
