@@ -164,19 +164,14 @@ class HookPoolExecutor(Executor):
         )
         lender = Lender(shared_memory, large)
         self._ledger = Ledger(lender, dict(job_reducers or {}))
-        self._driver = Driver(
-            _scheduler.Config(
-                workers,
-                max_tasks_per_child,
-                idle_timeout,
-                break_on_death=on_worker_death == "break",
-                all_at_once=forks,
-            ),
-            context,
-            start,
-            self._ledger,
-            lender,
+        config = _scheduler.Config(
+            workers,
+            max_tasks_per_child,
+            idle_timeout,
+            break_on_death=on_worker_death == "break",
+            all_at_once=forks,
         )
+        self._driver = Driver(config, context, start, self._ledger, lender)
         # Pending work completes when the executor is dropped, and then the workers end. The
         # driver must not know the executor, or it would never be dropped.
         dropped = _events.ShutdownAsked(False, 0.0)
