@@ -3,7 +3,7 @@
 A subject knows how its library wants to be used and nothing about what is measured. Libraries are
 imported in `start` or later, never at import of this module: a block that measures one library
 must not pay for, or be disturbed by, another (loky and joblib replace each other's context in one
-process).
+process). Nor is anything else that a block could do without.
 
 A subject *can* do a case when it overrides the methods the case needs; what the base class
 refuses, it cannot.
@@ -11,14 +11,16 @@ refuses, it cannot.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
-from typing import Any, ClassVar
 
-Function = Callable[[Any], Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, TypeAlias
+
+Function: TypeAlias = "Callable[[Any], Any]"
 LOST_POOL = "pool lost, made anew"  # a crash has cost it, and whatever was queued
 #: how many items `consume` may have under way
 WINDOW = 1000
@@ -601,7 +603,9 @@ def is_supported(subject: Subject) -> bool:
 
     ray is in no list of what to install: it is larger than all the others together.
     """
-    if subject.only_large and importlib.util.find_spec(subject.name) is None:
+    from importlib.util import find_spec  # not for a program that is timed from its start
+
+    if subject.only_large and find_spec(subject.name) is None:
         return False
     method = getattr(subject, "method", "hookpool")
     return method == "hookpool" or method in multiprocessing.get_all_start_methods()

@@ -37,6 +37,7 @@ from hookpool._borrowed import (
     loads_again,
     mapped,
 )
+from hookpool._plain import THRESHOLD
 from hookpool._slots import Arena, Slot, Slots
 
 TYPE_CHECKING = False
@@ -61,8 +62,6 @@ __all__ = [
     "socket_pair",
 ]
 
-# Smaller buffers take the pipe by default.
-THRESHOLD = 1 << 16
 # Memory that nobody uses may stay for those who come next; a new arena lets go of what is more.
 WARM = 1 << 30
 # What was given back is reported at once when it is more than this, so that the other process can

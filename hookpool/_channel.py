@@ -13,11 +13,11 @@ What is claimed, and what was started last, is told by what both ends share for 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from hookpool import _claims, _wire
 from hookpool._claims import Doing
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

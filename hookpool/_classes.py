@@ -27,11 +27,15 @@ from types import (
     MethodDescriptorType,
     WrapperDescriptorType,
 )
-from typing import Any, NamedTuple
 
 from hookpool import _rebuild
 from hookpool._code import facts
 from hookpool._importable import is_importable
+from hookpool._records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, in Python as a rule
 
@@ -42,7 +46,7 @@ _counts: dict[str, itertools.count[int]] = {}
 _NOT_COPIED = frozenset({"__module__", "__dict__", "__weakref__", "_abc_impl", "__slotnames__"})
 
 
-class _Record(NamedTuple):
+class _Record(Record):
     """What a class was when it was looked at.
 
     Invariants: `seen` are the ids of the values that the attributes `names` had; `kept` holds or

@@ -15,7 +15,10 @@ import sys
 import weakref
 from collections.abc import Iterator
 from types import CodeType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Version 2 is the last one without references between parts: with them the bytes would depend on
 # reference counts, and the same function would not give the same bytes twice.

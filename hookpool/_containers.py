@@ -10,9 +10,12 @@ import array
 import collections
 import gc
 import types
-from typing import Any
 
 from hookpool import _rebuild_objects as there
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def reduce_mapping_proxy(_: Any, proxy: Any) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
 
 from hookpool import _wire
 from hookpool._buffers import Parcel
@@ -16,6 +15,7 @@ from hookpool._spin import Spin
 from hookpool._task import Task, end_of_run, run_frame
 from hookpool._wire import Form, Kind
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from multiprocessing.process import BaseProcess

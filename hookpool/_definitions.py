@@ -18,7 +18,6 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookpool import _classes, _rebuild
 from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
@@ -27,6 +26,7 @@ from hookpool._handle import Handle, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
 from hookpool._plans import plans, table_with
+from hookpool._records import Record
 from hookpool.reduction import (
     Table,
     TaskPickler,
@@ -36,7 +36,10 @@ from hookpool.reduction import (
     take,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hookpool._sharing import Sharing
     from hookpool._watch import Watch
 
@@ -125,7 +128,7 @@ class Packet:
         self.notes = notes  # for the ledger that made it
 
 
-class _Capture(NamedTuple):
+class _Capture(Record):
     """What a global name meant when it was pickled."""
 
     space: dict[str, Any]

@@ -30,13 +30,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from hookpool import _events, _scheduler, errors
 from hookpool._claims import are_possible
 from hookpool._events import Why
 from hookpool._task import Block, Task
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.process import BaseProcess

@@ -20,7 +20,6 @@ import weakref
 from multiprocessing import util
 from threading import get_ident
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from hookpool import _desk, _events, _scheduler, _worker, errors
 from hookpool._alarm import Alarm
@@ -35,6 +34,7 @@ from hookpool._poller import Poller
 from hookpool._reader import Reader
 from hookpool._task import describe
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 

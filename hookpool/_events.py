@@ -6,10 +6,11 @@ Events are past tense, actions imperative.  All of them hold numbers only.
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+
+from hookpool._records import Record
 
 
-class Span(NamedTuple):
+class Span(Record):
     """Neighbouring tasks of one group: ``start <= task < stop``."""
 
     start: int
@@ -36,7 +37,7 @@ class Why(Enum):
 # -- events -----------------------------------------------------------------------------------
 
 
-class Submitted(NamedTuple):
+class Submitted(Record):
     """Tasks ``start .. stop - 1`` of one group joined the end of the queue."""
 
     start: int
@@ -45,26 +46,26 @@ class Submitted(NamedTuple):
     now: float
 
 
-class Expected(NamedTuple):
+class Expected(Record):
     """A task is about to be submitted: a worker can start while it is being pickled."""
 
     now: float
 
 
-class WorkerReady(NamedTuple):
+class WorkerReady(Record):
     """The worker has started, ran its initializer, and waits for tasks."""
 
     worker: int
     now: float
 
 
-class InitializerFailed(NamedTuple):
+class InitializerFailed(Record):
     """The initializer raised in the worker."""
 
     worker: int
 
 
-class Finished(NamedTuple):
+class Finished(Record):
     """The first tasks of the worker have finished: runs of (tasks, microseconds together)."""
 
     worker: int
@@ -72,7 +73,7 @@ class Finished(NamedTuple):
     now: float
 
 
-class TookBack(NamedTuple):
+class TookBack(Record):
     """The driver won this many claims from the tail of the worker (the answer to `TakeBack`)."""
 
     worker: int
@@ -80,7 +81,7 @@ class TookBack(NamedTuple):
     now: float
 
 
-class Dropped(NamedTuple):
+class Dropped(Record):
     """The worker found this many tasks no longer its own, and has forgotten them."""
 
     worker: int
@@ -88,7 +89,7 @@ class Dropped(NamedTuple):
     now: float
 
 
-class WorkerExited(NamedTuple):
+class WorkerExited(Record):
     """The process has ended; the last `unstarted` of the tasks it held it had not started.
 
     `finished`: it was through with all of the others.  `killed`: by the owner, so that it says
@@ -102,32 +103,32 @@ class WorkerExited(NamedTuple):
     killed: bool = False
 
 
-class CancelAsked(NamedTuple):
+class CancelAsked(Record):
     """Somebody wants this unfinished task not to run."""
 
     task: int
     now: float
 
 
-class ShutdownAsked(NamedTuple):
+class ShutdownAsked(Record):
     """No task will be submitted any more; with `cancel`, those not claimed shall not run."""
 
     cancel: bool
     now: float
 
 
-class TerminateAsked(NamedTuple):
+class TerminateAsked(Record):
     """Stop everything at once."""
 
 
-class Resized(NamedTuple):
+class Resized(Record):
     """The pool shall have this many workers."""
 
     max_workers: int
     now: float
 
 
-class Tick(NamedTuple):
+class Tick(Record):
     """The moment asked for by `WakeAt` has come."""
 
     now: float
@@ -153,33 +154,33 @@ Event = (
 # -- actions ----------------------------------------------------------------------------------
 
 
-class Launch(NamedTuple):
+class Launch(Record):
     """Start a worker under this number."""
 
     worker: int
 
 
-class Send(NamedTuple):
+class Send(Record):
     """Send these tasks to the worker, in this order."""
 
     worker: int
     spans: tuple[Span, ...]
 
 
-class TakeBack(NamedTuple):
+class TakeBack(Record):
     """Try to win the claims of the worker's last so many tasks; answer with `TookBack`."""
 
     worker: int
     tasks: int
 
 
-class Retire(NamedTuple):
+class Retire(Record):
     """Tell the worker to exit when it has done what it holds."""
 
     worker: int
 
 
-class Fail(NamedTuple):
+class Fail(Record):
     """These tasks will never give a result; `worker` had them."""
 
     span: Span
@@ -187,19 +188,19 @@ class Fail(NamedTuple):
     why: Why
 
 
-class Cancel(NamedTuple):
+class Cancel(Record):
     """These tasks will not run: nobody had started them."""
 
     span: Span
 
 
-class WakeAt(NamedTuple):
+class WakeAt(Record):
     """Send a `Tick` at this moment (an earlier one already asked for stays)."""
 
     when: float
 
 
-class Break(NamedTuple):
+class Break(Record):
     """Fail every unfinished task, kill every worker."""
 
     why: Why
@@ -207,7 +208,7 @@ class Break(NamedTuple):
     deaths: int
 
 
-class Done(NamedTuple):
+class Done(Record):
     """The pool has ended: no worker is left."""
 
 

@@ -6,10 +6,12 @@ pickler what it is given with each call.  Any thread may call it.
 
 from __future__ import annotations
 
-from typing import Any
-
 from hookpool import _classes
 from hookpool import _rebuild_objects as there
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def reduce_exception(pickler: Any, error: BaseException) -> Any:

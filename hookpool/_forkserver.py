@@ -34,6 +34,7 @@ import socket
 import struct
 import sys
 import time
+import types
 import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_PER_MESSAGE",
+    "InheritedFd",
     "Modules",
     "Report",
     "ServerProcess",
-    "inherited",
+    "enter_child",
+    "enter_forked_child",
     "last_words",
     "request",
 ]
@@ -73,12 +76,8 @@ _COUNT: Final = struct.Struct("!I")
 _REPORT: Final = struct.Struct("!iiq")
 _STILL_RUNNING: Final = 1 << 32  # no exit code
 
+#: What the owner of this forked child sent along, in order.
 _inherited: list[int] = []
-
-
-def inherited(index: int) -> int:
-    """The descriptor that the owner of this forked child sent along at this place."""
-    return _inherited[index]
 
 
 # Named tuples would need more time to be made than all else here, in the owner and in the server,
@@ -155,6 +154,7 @@ class ServerProcess:
         gc.disable()  # imports make objects that stay: looking through them is in vain
         for name in self._modules.first:
             _preload(name)
+        gc.freeze()  # or the next new object would have all of it looked through
         gc.enable()
         _Server(self._control, self._modules.later).run()
         # Not closed before the end: who waits for it sees whether something hangs on the way.
@@ -391,3 +391,45 @@ def _reseed() -> None:
     """Give each child a random stream of its own; `random` sees to that itself after a fork."""
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
+
+
+# --- called by what a child unpickles, forked or spawned --------------------------------------
+
+
+class InheritedFd:
+    """A descriptor within what a forked child unpickles."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def detach(self) -> int:
+        return _inherited[self._index]
+
+
+def enter_child() -> None:
+    from hookpool import _rebuild  # not for the owner, which starts a server first
+
+    # The main module is whatever the definitions sent here make of it, never the caller's file,
+    # and not the command line that started this interpreter either.
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+    _rebuild.enter_worker()
+
+
+def enter_forked_child(environ: dict[str, str], mask: set[int], streams: dict[int, Any]) -> None:
+    enter_child()
+    _adopt_environment(environ)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for fd, copy in streams.items():
+        received = copy.detach()
+        os.dup2(received, fd)
+        os.close(received)
+
+
+def _adopt_environment(environ: dict[str, str]) -> None:
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    for name, value in environ.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value

@@ -13,13 +13,16 @@ import operator
 import sys
 from collections.abc import Iterable
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
-from typing import Any
 
 from hookpool import _rebuild
 from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
 from hookpool._importable import function_home, is_importable, is_module_importable
 from hookpool._objects import PLACES, explicit_home
 from hookpool._type_forms import with_annotated
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: The ids of types whose values cannot refer to anything.  Ids, since a type need not be hashable:
 #: that is up to its metaclass.

@@ -14,7 +14,10 @@ import importlib.machinery
 import sys
 import weakref
 from types import FunctionType, ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAINS = frozenset({"__main__", "__mp_main__"})
 

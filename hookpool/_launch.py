@@ -23,7 +23,6 @@ import signal
 import socket
 import sys
 import threading
-import types
 import weakref
 from multiprocessing import reduction as mp_reduction
 from multiprocessing import resource_tracker, spawn, util
@@ -31,7 +30,13 @@ from multiprocessing.context import set_spawning_popen
 from multiprocessing.process import BaseProcess
 
 from hookpool import _forkserver
-from hookpool._forkserver import Modules, Report
+from hookpool._forkserver import (
+    InheritedFd,
+    Modules,
+    Report,
+    enter_child,
+    enter_forked_child,
+)
 from hookpool._rebound import Overlay, rebound
 
 if sys.platform == "win32":
@@ -101,7 +106,7 @@ class _Call:
 
 
 def _preparation(name: str, forked: bool = False) -> dict[str, object]:
-    enter = _Call(_enter_forked_child, *_surroundings()) if forked else _Call(_enter_child)
+    enter = _Call(enter_forked_child, *_surroundings()) if forked else _Call(enter_child)
     return {**_basics(name), "hookpool": enter}
 
 
@@ -129,17 +134,6 @@ def _server_preparation(name: str) -> dict[str, object]:
     return data
 
 
-def _enter_child() -> None:
-    from hookpool import _rebuild  # see `_dump`
-
-    # The main module is whatever the definitions sent here make of it, never the caller's file,
-    # and not the command line that started this interpreter either.
-    main = types.ModuleType("__main__")
-    main.__dict__["__builtins__"] = __builtins__
-    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
-    _rebuild.enter_worker()
-
-
 def _surroundings() -> tuple[dict[str, str], set[int], dict[int, Any]]:
     """What a child of this thread would inherit: environment, signal mask, standard streams."""
     streams = {}
@@ -148,24 +142,6 @@ def _surroundings() -> tuple[dict[str, str], set[int], dict[int, Any]]:
             os.fstat(fd)
             streams[fd] = mp_reduction.DupFd(fd)
     return dict(os.environ), set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))), streams
-
-
-def _enter_forked_child(environ: dict[str, str], mask: set[int], streams: dict[int, Any]) -> None:
-    _enter_child()
-    _adopt_environment(environ)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    for fd, copy in streams.items():
-        received = copy.detach()
-        os.dup2(received, fd)
-        os.close(received)
-
-
-def _adopt_environment(environ: dict[str, str]) -> None:
-    for name in os.environ.keys() - environ.keys():
-        del os.environ[name]
-    for name, value in environ.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
 
 
 def _dump(obj: object, file: io.BytesIO, protocol: int | None = None) -> None:
@@ -351,21 +327,11 @@ def _dismiss(server: _Server) -> int | None:
 # --- a forked child, owner's side ----------------------------------------------------------------
 
 
-class _InheritedFd:
-    """A descriptor within what a forked child unpickles."""
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-
-    def detach(self) -> int:
-        return _forkserver.inherited(self._index)
-
-
 class ForkedPopen(stdlib_popen.Popen):
     """A child forked by the server."""
 
     method = "hookpool"
-    DupFd = _InheritedFd  # type: ignore[assignment]
+    DupFd = InheritedFd  # type: ignore[assignment]
 
     def __init__(self, process_obj: BaseProcess, modules: Modules) -> None:
         self._modules = modules

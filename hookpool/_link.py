@@ -6,9 +6,12 @@ Owns how descriptors travel with a process that is being started.  Knows nothing
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from hookpool._claims import Claims, words_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Link:

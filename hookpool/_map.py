@@ -19,14 +19,15 @@ import threading
 import time
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any
 
 from hookpool._plain import LONGEST, are_immutable
 from hookpool._task import Block
 from hookpool._wire import Form
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from hookpool._definitions import Definition, Ledger, Packet
     from hookpool._driver import Driver

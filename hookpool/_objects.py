@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import contextvars
 import copyreg
 import functools
 import gc
+import importlib
 import io
 import operator
 import os
@@ -20,12 +20,10 @@ import struct
 import sys
 import threading
 import types
-import typing
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import context as mp_context
 from types import MethodType, ModuleType
-from typing import Any
 
 from hookpool import _classes, _containers, _rebuild
 from hookpool import _rebuild_objects as there
@@ -38,8 +36,12 @@ from hookpool._importable import (
 )
 from hookpool._type_forms import reduce_new_type, reduce_type_alias, reduce_type_variable
 
-Reduced = Any  # a reduce tuple, or NotImplemented
-Plan = Callable[[Any, Any], Reduced]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Reduced = Any  # a reduce tuple, or NotImplemented
+    Plan = Callable[[Any, Any], Reduced]
 
 # Types that multiprocessing registers reducers for, which lose more than what is done without.
 BETTER = frozenset(
@@ -388,6 +390,8 @@ def _reduce_context_variable(pickler: Any, variable: Any) -> Reduced:
         raise TypeError(
             "cannot pickle a bare 'ContextVar' object: its value belongs to this context"
         )
+    import contextvars
+
     try:
         default: tuple[Any, ...] = (contextvars.Context().run(variable.get),)
     except LookupError:
@@ -486,15 +490,21 @@ PLANS: dict[type, Plan] = {
     threading.Semaphore: _reduce_made_of_locks,
     threading.BoundedSemaphore: _reduce_made_of_locks,
     threading.Barrier: _reduce_made_of_locks,
-    contextvars.ContextVar: _reduce_context_variable,
     io.TextIOWrapper: _reduce_text_file,
-    typing.TypeVar: reduce_type_variable,
-    typing.ParamSpec: reduce_type_variable,
-    typing.TypeVarTuple: reduce_type_variable,
-    typing.NewType: reduce_new_type,
 }
-if sys.version_info >= (3, 12):
-    PLANS[typing.TypeAliasType] = reduce_type_alias
+
+#: By the names of types whose modules are not imported for this: most programs have no object of
+#: theirs, and each program's first result would wait for the imports.
+_PLANS_BY_NAME: dict[str, dict[str, Plan]] = {
+    "_contextvars": {"ContextVar": _reduce_context_variable},
+    "typing": {
+        "TypeVar": reduce_type_variable,
+        "ParamSpec": reduce_type_variable,
+        "TypeVarTuple": reduce_type_variable,
+        "NewType": reduce_new_type,
+        "TypeAliasType": reduce_type_alias,
+    },
+}
 
 # Plans that no registration of a user's comes before: numpy's own does not find what
 # `numpy.frompyfunc` made, and an unhashable class cannot be registered.
@@ -513,6 +523,9 @@ _FAMILIES: dict[type, Plan] = {
 
 def plan_for(kind: type) -> Plan | None:
     """How objects of a type that is in no table are reduced; None leaves it to the C pickler."""
+    named = _named(kind)
+    if named is not None:
+        return named
     for family, plan in _FAMILIES.items():
         if issubclass(kind, family):
             return plan if family is BaseException or not _says_itself(kind, family) else None
@@ -533,6 +546,16 @@ def plan_for(kind: type) -> Plan | None:
     if _needs_instance(kind):
         return _reduce_instance
     return None
+
+
+def _named(kind: type) -> Plan | None:
+    module = kind.__module__
+    plans = _PLANS_BY_NAME.get(module) if type(module) is str else None
+    if plans is None or kind.__name__ not in plans:
+        return None
+    # A user's class may say that it is one of these.
+    is_it = getattr(importlib.import_module(module), kind.__name__, None) is kind
+    return plans[kind.__name__] if is_it else None
 
 
 def _says_itself(kind: type, family: type) -> bool:

@@ -15,13 +15,16 @@ Knows of a pickler what it is given with each call.  Any thread may call it.
 from __future__ import annotations
 
 from types import FunctionType
-from typing import Any
 
 from hookpool import _classes, _rebuild
 from hookpool._functions import ATOMS, fills_of, is_safe, shells_of
 from hookpool._importable import is_importable
 from hookpool._reach import reaches
 from hookpool._rebuild import Now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def reduce_class(pickler: Any, cls: Any) -> tuple[Any, ...]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LONGEST = 256
 #: How deep tuples may be nested, so that no look at a value is long.
 DEEPEST = 3
+#: The other end: from how many bytes on data are so large, unless the user says otherwise, that
+#: they take shared memory; smaller ones take the pipe.
+THRESHOLD = 1 << 16
 
 #: The ids of types whose values are plain whatever they are.  Ids, since a type need not be
 #: hashable: that is up to its metaclass.

@@ -13,17 +13,21 @@ import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing.reduction import ForkingPickler
 from types import CellType, CodeType, FunctionType
-from typing import Any
 
 from hookpool import _classes, _objects, _rebuild, _rebuild_objects
 from hookpool._functions import reduce_cell, reduce_code, reduce_function
 from hookpool._importable import is_importable
 from hookpool._phases import Later, reduce_later
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    #: How objects of one exact type are reduced by a pickler.
+    Plan = Callable[[Any, Any], Any]
+
 #: Reducers by exact type, as in the `dispatch_table` of a pickler.
-Table = Mapping[type, Callable[[Any], Any]]
-#: How objects of one exact type are reduced by a pickler.
-Plan = Callable[[Any, Any], Any]
+Table: TypeAlias = "Mapping[type, Callable[[Any], Any]]"
 
 #: Types whose objects are left to the C pickler.  Types that may die before the program does are
 #: in it only while a dump lasts: it must not keep them alive.

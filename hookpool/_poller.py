@@ -11,7 +11,10 @@ import contextlib
 import select
 import selectors
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Whether `mute` works here.
 CAN_MUTE = sys.platform == "linux"

@@ -10,12 +10,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
 
 from hookpool import _classes
 from hookpool._code import ANNOTATIONS, facts
 from hookpool._functions import ATOMS
 from hookpool._importable import is_importable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # So many objects are looked at. What refers to more is taken to need the class, which is always
 # right and only makes the class's pickle longer; a longer walk would cost more than that.

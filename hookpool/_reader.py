@@ -16,7 +16,6 @@ import pickle
 from collections import deque
 from threading import get_ident
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from hookpool import _events, _wire, errors
 from hookpool._buffers import is_borrowed
@@ -26,6 +25,7 @@ from hookpool._poller import CAN_MUTE
 from hookpool._task import Rows, Task, Values, rebuilt, resolve_here
 from hookpool._wire import Kind, ResultRow, Status
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

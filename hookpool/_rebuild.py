@@ -23,7 +23,10 @@ from _abc import _abc_init  # type: ignore[import-not-found]
 from abc import ABCMeta
 from collections.abc import Callable, Iterable
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _MAGIC = importlib.util.MAGIC_NUMBER
 _CODES_KEPT = 1024

@@ -10,9 +10,12 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from hookpool._rebuild import Identity, identify, in_worker, object_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def lru_cache(fn: Any, maxsize: int | None, typed: bool) -> Any:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from pickle import PickleBuffer
-from typing import TYPE_CHECKING, Any
 
 from hookpool._buffers import Parcel
 from hookpool._functions import ATOMS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hookpool._definitions import Ledger, Packet
     from hookpool._handle import Handle
 

@@ -51,7 +51,6 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookpool._events import (
     Break,
@@ -79,9 +78,12 @@ from hookpool._events import (
     WorkerExited,
     WorkerReady,
 )
+from hookpool._records import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from hookpool._events import Action, Event
 
@@ -112,7 +114,7 @@ DEATHS = 5
 DEATH_SECONDS = 10.0
 
 
-class Config(NamedTuple):
+class Config(Record):
     """What the user chose, and what the platform offers."""
 
     max_workers: int

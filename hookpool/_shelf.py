@@ -12,14 +12,19 @@ from __future__ import annotations
 import collections
 import pickle
 from collections.abc import Callable
-from typing import Any
 
 from hookpool import _rebuild
 from hookpool._buffers import Borrowed, Lender, Parcel, loads, loads_again
 from hookpool._functions import ATOMS
 from hookpool._plans import plans, table_with
 from hookpool._rebuild import loading
-from hookpool.reduction import ReusablePickler, Table, raise_explained, take
+from hookpool.reduction import ReusablePickler, raise_explained, take
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hookpool.reduction import Table
 
 # Strings up to so many characters are not large, whatever the threshold is.
 _LONG = 1000

@@ -11,33 +11,34 @@ from __future__ import annotations
 import os
 import pickle
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from hookpool import _wire, _worker, errors
 from hookpool._buffers import Parcel, loads, loads_again
 from hookpool._future import RebuildInterrupted, settle, settle_one
 from hookpool._wire import Form, Status
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any, Protocol, TypeAlias
 
     from hookpool._buffers import Exchange
     from hookpool._definitions import Definition
     from hookpool._future import HookFuture
     from hookpool._wire import Buffer, ResultRow
 
+    class Consumer(Protocol):
+        """Who takes the outcomes of a block; called by the driver's thread, or the feeding one."""
+
+        def take_values(self, index: int, values: list[Any], /) -> None:
+            """The calls from this index on returned these."""
+
+        def take_error(self, index: int, error: BaseException, /) -> None:
+            """The call with this index failed, or was cancelled."""
+
+
 _PROTOCOL = pickle.HIGHEST_PROTOCOL
 _PLAIN = Form.PLAIN
-
-
-class Consumer(Protocol):
-    """Who takes the outcomes of a block; called from the driver's thread, or the feeding one."""
-
-    def take_values(self, index: int, values: list[Any], /) -> None:
-        """The calls from this index on returned these."""
-
-    def take_error(self, index: int, error: BaseException, /) -> None:
-        """The call with this index failed, or was cancelled."""
 
 
 class Task:

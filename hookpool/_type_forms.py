@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import re
 import sys
-import typing
-from typing import Any
 
 from hookpool import _classes, _rebuild
 from hookpool import _rebuild_objects as there
 from hookpool._importable import is_importable, is_module_importable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _VARIABLE_ARGUMENTS = {
     "bound": ("__bound__", None),
@@ -69,7 +71,7 @@ def reduce_new_type(_: Any, new_type: Any) -> Any:
     if is_importable(new_type):
         return NotImplemented
     arguments = (new_type.__name__, new_type.__supertype__)
-    return typing.NewType, arguments, vars(new_type), None, None, there.update_dict
+    return type(new_type), arguments, vars(new_type), None, None, there.update_dict
 
 
 def reduce_type_alias(_: Any, alias: Any) -> Any:

@@ -17,13 +17,16 @@ from collections.abc import Callable
 from itertools import repeat
 from operator import attrgetter, is_
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
 
 from hookpool import _importable
 from hookpool._code import ANNOTATIONS, Facts, facts
 from hookpool._functions import ATOMS, CONTAINERS
 from hookpool._importable import MAINS, is_importable, is_module_importable
 from hookpool._type_forms import with_annotated
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # A function that reaches more functions by value than these is pickled instead: the looks, some
 # 2 us each, would soon cost what they save.

@@ -16,10 +16,13 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from hookpool._records import Record
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import TypeAlias
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -81,7 +84,7 @@ class Status(IntEnum):
     NO_ROOM = 4  # nothing: the owner had no memory for it; never sent
 
 
-class Run(NamedTuple):
+class Run(Record):
     """Neighbouring tasks on their way to a worker; `function` is a definition's number, or 0."""
 
     first: int
@@ -93,7 +96,7 @@ class Run(NamedTuple):
     payloads: list[memoryview]
 
 
-class Values(NamedTuple):
+class Values(Record):
     """What neighbouring tasks returned, and the microseconds they took together."""
 
     first: int
@@ -101,7 +104,7 @@ class Values(NamedTuple):
     payload: memoryview
 
 
-class ResultRow(NamedTuple):
+class ResultRow(Record):
     """One result on its way to the owner, with the microseconds the task took."""
 
     task: int
@@ -110,7 +113,7 @@ class ResultRow(NamedTuple):
     payload: Buffer
 
 
-class Frame(NamedTuple):
+class Frame(Record):
     """A decoded frame; the body's meaning depends on the kind."""
 
     kind: int

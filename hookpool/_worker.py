@@ -30,7 +30,6 @@ import threading
 from collections import deque
 from itertools import groupby
 from time import perf_counter, sleep
-from typing import TYPE_CHECKING, Any
 
 from hookpool import _rebuild, _wire, reduction
 from hookpool._buffers import THRESHOLD, Exchange, Lender, Parcel, is_borrowed, loads
@@ -42,9 +41,11 @@ from hookpool._shelf import Shelf
 from hookpool._spin import Spin
 from hookpool._wire import Form, Kind, ResultRow, Status
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
+    from typing import Any
 
     from hookpool._buffers import Borrowed
     from hookpool.reduction import Table

@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 __all__ = ["HookContext", "HookProcess", "stop"]
 
 #: What every child needs, whatever it then does. Nothing here starts threads.
-PRELOAD: Final = ("hookpool.context", "hookpool._launch", "hookpool.reduction", "hookpool._worker")
+PRELOAD: Final = ("hookpool.context", "hookpool.reduction", "hookpool._worker")
 
 #: What many children need, and no worker before the first result of a program.
 PRELOAD_LATER: Final = (
     "hookpool.errors",
+    "hookpool._launch",
     "hookpool._primitives",
     "multiprocessing.pool",
     "multiprocessing.synchronize",
     "traceback",
+    "typing",
 )
 
 _preload: tuple[str, ...] = PRELOAD

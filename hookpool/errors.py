@@ -31,7 +31,10 @@ import copy
 import pickle
 import signal
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "CannotPickle",

@@ -23,10 +23,8 @@ import time
 import weakref
 from concurrent.futures import Executor, Future
 
-from hookpool._buffers import THRESHOLD
 from hookpool._cpus import cpu_count
-from hookpool._future import HookFuture
-from hookpool._plain import are_plain
+from hookpool._plain import THRESHOLD, are_plain
 from hookpool.context import HookContext
 
 TYPE_CHECKING = False
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from hookpool._buffers import Lender
     from hookpool._definitions import Ledger, Packet
     from hookpool._driver import Driver
+    from hookpool._future import HookFuture
     from hookpool._map import Map
     from hookpool._repeats import repeats_in
     from hookpool._task import Task
@@ -64,12 +63,13 @@ def _import_engine() -> None:
     Not at the top, as elsewhere: it takes about as long as a fork server takes to start, which it
     does meanwhile. Together with the imports there it is most of what a short program waits for.
     """
-    global Driver, Form, Ledger, Lender, Map, Task, repeats_in
+    global Driver, Form, HookFuture, Ledger, Lender, Map, Task, repeats_in
     global _desk, _events, _scheduler, _worker, errors
     from hookpool import _desk, _events, _scheduler, _worker, errors
     from hookpool._buffers import Lender
     from hookpool._definitions import Ledger
     from hookpool._driver import Driver
+    from hookpool._future import HookFuture
     from hookpool._map import Map
     from hookpool._repeats import repeats_in
     from hookpool._task import Task

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from types import FunctionType, ModuleType
-from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from hookpool import _classes, _objects, _rebuild
 from hookpool._functions import ATOMS, reduce_function
@@ -46,8 +45,23 @@ from hookpool._plans import (
     reduce_any_function,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import IO, Any, ClassVar, NoReturn, Protocol
+
     from hookpool._buffers import Parcel
+
+    class Taker(Protocol):
+        """Who is left what is large: a `Lender`, or somebody in its place."""
+
+        def least(self) -> int:
+            """From which size on something is large."""
+
+        def parcel(
+            self, pickled: Sequence[Any], buffers: Sequence[pickle.PickleBuffer], /
+        ) -> bytes | Parcel:
+            """What is to be had instead of a pickle in pieces and its buffers."""
+
 
 __all__ = [
     "HookPickler",
@@ -300,18 +314,6 @@ class _Sink:
 
     def __init__(self, write: Callable[[Any], Any]) -> None:
         self.write = write
-
-
-class Taker(Protocol):
-    """Who is left what is large: a `Lender`, or somebody in its place."""
-
-    def least(self) -> int:
-        """From which size on something is large."""
-
-    def parcel(
-        self, pickled: Sequence[Any], buffers: Sequence[pickle.PickleBuffer], /
-    ) -> bytes | Parcel:
-        """What is to be had instead of a pickle in pieces and its buffers."""
 
 
 class ReusablePickler(HookPickler):

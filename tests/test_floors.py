@@ -46,7 +46,7 @@ FLOORS = [
         "_rebound",
         "_cpus",
     ],
-    ["_alarm", "_memory", "_spin"],
+    ["_alarm", "_memory", "_records", "_spin"],
 ]
 FLOOR = {name: len(FLOORS) - 1 - n for n, names in enumerate(FLOORS) for name in names}
 

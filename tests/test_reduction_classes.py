@@ -290,6 +290,22 @@ def test_what_makes_classes_is_neither_needed_nor_run_again(elsewhere: Elsewhere
     stays_the_same(elsewhere, probe)
 
 
+class TypeVar:
+    """Only says that it is the other one."""
+
+    __module__ = "typing"
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
+def test_a_class_that_says_it_is_one_of_typing_is_taken_for_what_it_is(
+    elsewhere: Elsewhere,
+) -> None:
+    pretender = TypeVar(3)
+    stays_the_same(elsewhere, lambda: (pretender.content, type(pretender) is TypeVar))
+
+
 def test_type_variables_keep_their_identity(elsewhere: Elsewhere) -> None:
     assert elsewhere.call(lambda: (T, Box.__parameters__[0]))[1] is T
 
