@@ -57,7 +57,10 @@ class Arrays:
         self._temp_folder = temp_folder
         self._folder: str | None = None
         self._files: dict[int, File] = {}  # by the id of the array
+        #: Guards the files and their users; not held while a file is written or removed.
         self._lock = threading.Lock()
+        #: How often all files were forgotten.
+        self._times_forgotten = 0
         # Ids of arrays that are gone: their weak references append here, and do nothing else,
         # since they may come at any moment in a thread that holds the lock.
         self._gone: deque[int] = deque()
@@ -72,18 +75,20 @@ class Arrays:
     def release(self, held: list[File]) -> None:
         """A batch is done; files that nobody can ask for again are removed."""
         with self._lock:
+            paths = []
             for file in held:
                 file.users -= 1
                 if file.users == 0 and file.array() is None:
-                    _remove(file.path)
-            self._sweep()
+                    paths.append(file.path)
+            paths += self._sweep()
+        _remove_all(paths)
 
     def forget(self) -> None:
         """Remove all files: the arrays may change, and must then be written again."""
         with self._lock:
-            for file in self._files.values():
-                _remove(file.path)
-            self._files.clear()
+            files, self._files = self._files, {}
+            self._times_forgotten += 1
+        _remove_all([file.path for file in files.values()])
 
     def close(self) -> None:
         """Remove the folder."""
@@ -127,13 +132,40 @@ class Arrays:
         if not self._is_mapped(array):
             return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         with self._lock:
-            self._sweep()
+            paths = self._sweep()
             file = self._files.get(id(array))
-            if file is None:
-                file = self._files[id(array)] = self._written(array)
-            file.users += 1
+            if file is not None:
+                file.users += 1
+            times = self._times_forgotten
+        _remove_all(paths)
+        if file is None:
+            # Without the lock, which the pool's own thread takes to release: it is not to wait
+            # for a disk.  Nobody else writes, and the array, which is alive, keeps its id.
+            try:
+                file = self._written(array)
+            except FileNotFoundError:
+                if times == self._times_forgotten:
+                    raise
+            if file is None or not self._is_kept(file, times):
+                return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         self._held.append(file)
         return file.reduced
+
+    def _is_kept(self, file: File, times: int) -> bool:
+        """Have a file that was written be known, unless all were to be forgotten meanwhile."""
+        array = file.array()
+        with self._lock:
+            if times == self._times_forgotten:
+                file.users += 1
+                self._files[id(array)] = file
+                return True
+        _remove(file.path)
+        folder = os.path.dirname(file.path)
+        if folder != self._folder:  # closed: it could not be removed with the file being written
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+                resource_tracker.unregister(folder, "folder")
+        return False
 
     def _written(self, array: Any) -> File:
         if self._folder is None:
@@ -148,7 +180,10 @@ class Arrays:
         make = sys.modules["numpy"].memmap if self._mmap_mode == "c" else mapped
         return File(path, ref, (make, arguments))
 
-    def _sweep(self) -> None:
+    def _sweep(self) -> list[str]:
+        """Forget the files of arrays that are gone; returns those to be removed."""
+        assert self._lock.locked()
+        paths = []
         while self._gone:
             number = self._gone.popleft()
             file = self._files.get(number)
@@ -156,7 +191,8 @@ class Arrays:
             if file is not None and file.array() is None:
                 del self._files[number]
                 if file.users == 0:
-                    _remove(file.path)
+                    paths.append(file.path)
+        return paths
 
 
 def _write(array: Any, path: str, order: str) -> None:
@@ -184,6 +220,11 @@ def _remove_folder(folder: str) -> None:
     for name in os.listdir(folder):
         _remove(os.path.join(folder, name))
     os.rmdir(folder)
+
+
+def _remove_all(paths: list[str]) -> None:
+    for path in paths:
+        _remove(path)
 
 
 def _remove(path: str) -> None:

@@ -194,6 +194,10 @@ class Borrowed:
         #: Why the parts are not there.
         self._error = error
 
+    def is_lost(self) -> bool:
+        """Whether it did not arrive, so that loading it raises each time."""
+        return self._error is not None
+
     def loads(self) -> Any:
         """Unpickle it: once only, unless it was sent to be shared."""
         if self._error is not None:

@@ -43,8 +43,15 @@ from hookpool._slots import Arena, Slot, Slots
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Protocol
 
     from hookpool._borrowed import Buffer
+
+    class Copied(Protocol):
+        """Where the copy of a buffer is, if there is one."""
+
+        slot: Slot | None
+
 
 __all__ = [
     "CAN_LEND",
@@ -87,6 +94,8 @@ _ANNOUNCEMENT = struct.Struct("=QQ")
 # News: an arena that is gone, or a lease that has ended; whether a forked child may still see it.
 _GONE = 1 << 63
 _TAINTED = 1 << 62
+# Both: an arena that did not arrive, so that it has to be sent again with the next parcel.
+_MISSED = _GONE | _TAINTED
 # Or a request: let go of what nobody uses.  No lease and no arena has this number.
 _TRIM = 0
 
@@ -100,10 +109,10 @@ class SharedArena(Arena):
     __slots__ = ("_gone", "fd", "view")
 
     def __init__(
-        self, number: int, slot: int, count: int, sizes: dict[int, int], gone: list[int]
+        self, number: int, slot: int, count: int, sizes: dict[int, int], gone: list[object]
     ) -> None:
         self.fd = -1
-        #: Where to leave our number when we are gone.
+        #: Where to leave a mark when we are gone.
         self._gone = gone
         super().__init__(number, slot, count, sizes)
         self.fd = _reserved(self.size)
@@ -113,7 +122,7 @@ class SharedArena(Arena):
         super().__del__()
         if self.fd >= 0:
             os.close(self.fd)
-            self._gone.append(self.number)
+            self._gone[0] = object()
 
 
 def _reserved(size: int) -> int:
@@ -168,11 +177,15 @@ class Lender:
     def __init__(self, limit: int | None = None, threshold: int = THRESHOLD) -> None:
         self._limit = limit
         self.threshold = threshold
-        self._slots = Slots(mmap.PAGESIZE)
+        numbers = itertools.count(1)
+        self._slots = Slots(mmap.PAGESIZE, numbers)
+        #: What several hold has arenas of its own: a worker that dies has all retired in which it
+        #: had something, and these live as long as whatever else is in them, a handle say.
+        self._common = Slots(mmap.PAGESIZE, numbers)
         #: Called before a new arena is made: perhaps there is news of what has come back.
         self.shortage: Callable[[], None] = _do_nothing
-        #: The numbers of arenas that are gone, in the order of their going.
-        self.gone: list[int] = []
+        #: Another object whenever an arena is gone.
+        self.gone: list[object] = [None]
         #: Whether nothing is lent any more.
         self.closed = not CAN_LEND or limit == 0
         #: Parcels that are not dropped when they have been sent, but with the pool at the latest.
@@ -182,14 +195,18 @@ class Lender:
     @property
     def held(self) -> int:
         """Bytes of shared memory that this lender has made and that still exist."""
-        return self._slots.held
+        return self._slots.held + self._common.held
+
+    def has(self, number: int) -> bool:
+        """Whether an arena still exists."""
+        return number in self._slots.sizes() or number in self._common.sizes()
 
     def parcel(
         self,
         pickled: Sequence[Buffer],
         buffers: Iterable[pickle.PickleBuffer] = (),
         mode: int = 0,
-        slots: Sequence[Slot | None] = (),
+        copies: Sequence[Copied] = (),
     ) -> Parcel:
         """A pickle ready for its journey; what is large is copied into slots here and now.
 
@@ -197,17 +214,21 @@ class Lender:
             pickled: the pickle, in pieces.
             buffers: its out-of-band buffers, in order.
             mode: `SHARED` or `READ_ONLY` where several processes are to have it at a time.
-            slots: of the buffers: where there is one already with this content.
+            copies: of the buffers: the slots that there are already with this content; those
+                that are made now are noted there, so that what comes twice is copied once.
         """
         parcel = Parcel(mode)
         if mode:
             self._shared.add(parcel)
-        present = itertools.chain((None,), slots, itertools.repeat(None))
+        known = itertools.chain((None,), copies, itertools.repeat(None))
         for pieces in (pickled, *[(buffer.raw(),) for buffer in buffers]):
             size = sum(map(len, pieces))
-            slot = next(present)
+            copied = next(known)
+            slot = None if copied is None else copied.slot
             if slot is None and size >= self.threshold:
-                slot = self._write(pieces, size)
+                slot = self._write(pieces, size, self._common if mode else self._slots)
+                if copied is not None:
+                    copied.slot = slot
             parcel.add(pieces, size, slot)
         if mode and self.closed and parcel.is_in_memory():
             parcel.let_go()  # in another thread, and it may not have seen this one
@@ -219,12 +240,14 @@ class Lender:
 
     def trim(self, keep: int = 0) -> None:
         """Let go of memory that nobody uses, but for `keep` bytes."""
-        self._slots.trim(keep)
+        for slots in (self._common, self._slots):
+            slots.trim(keep)
 
     def close(self) -> None:
         """Lend nothing more; what is lent to one stays until it comes back."""
         self.closed = True
         self._slots.clear()
+        self._common.clear()
         for parcel in self._living():
             parcel.let_go()
 
@@ -234,28 +257,27 @@ class Lender:
             with contextlib.suppress(RuntimeError):
                 return list(self._shared)
 
-    def _write(self, pieces: Sequence[Buffer], size: int) -> Slot | None:
+    def _write(self, pieces: Sequence[Buffer], size: int, slots: Slots) -> Slot | None:
         """A slot with this content; None where the pipe must do."""
         if self.closed:
             return None
-        slot = self._slots.take(size)
+        slot = slots.take(size)
         if slot is None:
-            slot = self._grow(size)
+            slot = self._grow(size, slots)
         if slot is not None:
             _copy(memory_of(slot, size), pieces)
         return slot
 
-    def _grow(self, size: int) -> Slot | None:
+    def _grow(self, size: int, slots: Slots) -> Slot | None:
         """The first slot of a new arena, if there may be one."""
-        slots = self._slots
         self.shortage()
         slot = slots.take(size)
         if slot is not None:
             return slot
-        slots.trim(WARM)
+        self.trim(WARM)
         length, count = slots.plan(size, self._room())
         if not count:
-            slots.trim()
+            self.trim()
             length, count = slots.plan(size, self._room())
         if not count:
             return None
@@ -264,7 +286,7 @@ class Lender:
             arena = SharedArena(number, length, count, slots.sizes(), self.gone)
         except OSError:  # no descriptors or no memory left, or not allowed
             return None
-        if self._limit is not None and slots.held > self._limit:
+        if self._limit is not None and self.held > self._limit:
             return None  # another thread was faster
         slot = arena.take()
         slots.add(arena)
@@ -272,7 +294,7 @@ class Lender:
 
     def _room(self) -> int:
         if self._limit is not None:
-            return self._limit - self._slots.held
+            return self._limit - self.held
         from hookpool import _memory  # with pathlib: much to import for a worker's first task
 
         return _memory.available() // 2
@@ -402,8 +424,10 @@ class Exchange:
         self._socket = None if fd is None else socket.socket(fileno=fd)
         #: Numbers of our arenas that were sent over.
         self._known: set[int] = set()
-        #: How many of those that are gone have been looked at.
-        self._gone = 0
+        #: The lender's mark when it was last looked at which of them are gone.
+        self._gone = lender.gone[0]
+        #: Numbers of their arenas that did not arrive here.
+        self._missed: deque[int] = deque()
         #: The slots that the other process has, by lease.
         self._lent: dict[int, Slot] = {}
         self._next_lease = 1
@@ -484,6 +508,10 @@ class Exchange:
                 [fd] = array.array("i", data)
                 with contextlib.suppress(OSError):  # no address space left
                     self._arenas[number] = Mapped(fd, size)
+            if number not in self._arenas:
+                self._missed.append(number)
+                if self._wake is not None:
+                    self._wake()
 
     def borrow(self, payload: Buffer) -> Borrowed:
         """What the payload of a row refers to; where it cannot be mapped, loading it raises."""
@@ -523,8 +551,10 @@ class Exchange:
             arena = self._arenas.get(number)
         if arena is None:
             raise OSError(
-                "the shared memory of this data could not be mapped here: most likely the limit "
-                "of open files (ulimit -n) or of memory (ulimit -v) is reached"
+                f"process {os.getpid()} could not map the shared memory of this data: most likely "
+                "it has reached its limit of open files (ulimit -n) or of memory (ulimit -v). "
+                "Close files there, or raise the limit; the memory is sent again with the next "
+                "task that needs it"
             )
         self._borrowed[lease] = arena, offset, length, not mode
         if mode:
@@ -545,16 +575,18 @@ class Exchange:
 
     def news(self) -> bytes:
         """What the other process has to hear; empty if nothing."""
-        gone = self.lender.gone
-        if not self._ended and len(gone) == self._gone and not self._trims:
+        gone = self.lender.gone[0]
+        if not (self._ended or self._trims or self._missed) and gone is self._gone:
             return b""
         codes = self._forget_ended()
         if self._trims:
             self._trims = False
             codes.append(_TRIM)
-        for number in gone[self._gone :]:
-            self._gone += 1
-            if number in self._known:
+        while self._missed:
+            codes.append(self._missed.popleft() | _MISSED)
+        if gone is not self._gone:
+            self._gone = gone  # as it was before the look: what goes meanwhile leaves another
+            for number in [number for number in self._known if not self.lender.has(number)]:
                 self._known.discard(number)
                 codes.append(number | _GONE)
         return codes.tobytes()
@@ -573,7 +605,7 @@ class Exchange:
 
     def is_urgent(self) -> bool:
         """Whether there is news that should not wait for the next message."""
-        return self._ended_bytes > REPORT
+        return self._ended_bytes > REPORT or bool(self._missed)
 
     def ask_to_trim(self) -> None:
         """Have the other side let go of memory that nobody uses."""
@@ -586,6 +618,9 @@ class Exchange:
         for code in codes:
             if code == _TRIM:
                 self.lender.trim()
+                continue
+            if code & _MISSED == _MISSED:
+                self._known.discard(code & ~_MISSED)
                 continue
             if code & _GONE:
                 self.take_arenas()

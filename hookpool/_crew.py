@@ -35,8 +35,8 @@ class Worker:
     """See the module."""
 
     __slots__ = (
-        "channel", "death", "definitions", "exchange", "killed", "number", "pidfd", "process",
-        "reading", "retired", "spin", "unfit",
+        "channel", "death", "definitions", "exchange", "killed", "lacking", "number", "pidfd",
+        "process", "reading", "retired", "spin", "unfit",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,8 @@ class Worker:
         self.death = process.sentinel if self.pidfd is None else self.pidfd
         #: The numbers of the definitions it has been sent.
         self.definitions: set[int] = set()
+        #: Those that did not arrive; it may have others that need them.
+        self.lacking: set[int] = set()
         #: Held by the thread that reads its channel.
         self.reading = threading.Lock()
         #: For that thread.
@@ -99,8 +101,11 @@ class Worker:
                 stop = end_of_run(table, start, end)
                 head = table[start]
                 definition = head.definition
-                # Who has a definition has all that it needs: these live as long as it does.
-                if definition is not None and definition.number not in self.definitions:
+                # Who has a definition has all that it needs, unless that did not arrive: these
+                # live as long as it does.
+                if definition is not None and (
+                    definition.number not in self.definitions or self.lacking
+                ):
                     self._define(definition.needs, buffers)
                     self._define((definition,), buffers)
                 if head.needs:
@@ -123,6 +128,7 @@ class Worker:
             task.form is not _PLAIN
             or definition is None
             or definition.number not in self.definitions
+            or self.lacking
         ):
             return False
         self.channel.send_one(_wire.lone_call(number, definition.number, task.pickled()))
@@ -132,15 +138,23 @@ class Worker:
         for definition in definitions:
             if definition.number not in self.definitions:
                 self.definitions.add(definition.number)
+                self.lacking.discard(definition.number)
                 data = definition.data
                 body = self.exchange.lend(data) if isinstance(data, Parcel) else data
                 kind = Kind.HAND if definition.is_for_each else Kind.DEFINE
                 buffers += _wire.frame(kind, definition.number, body)
 
+    def note_lacking(self, number: int) -> None:
+        """It has not got a definition that was sent: it will be sent again."""
+        if number in self.definitions:  # not forgotten since
+            self.definitions.discard(number)
+            self.lacking.add(number)
+
     def forget(self, number: int) -> None:
         """Tell it that a definition is gone, if it has it."""
-        if number in self.definitions:
+        if number in self.definitions or number in self.lacking:
             self.definitions.discard(number)
+            self.lacking.discard(number)
             self.channel.send(_wire.frame(Kind.FORGET, number))
 
 

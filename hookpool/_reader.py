@@ -167,6 +167,10 @@ class Reader(Desk):
             with self._lock, self._transition:
                 worker.exchange.heard(frame.body)
             return
+        if kind == Kind.LACKS:
+            with self._lock, self._transition:
+                worker.note_lacking(frame.number)
+            return
         now = monotonic()
         match kind:
             case Kind.READY:

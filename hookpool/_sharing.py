@@ -124,7 +124,7 @@ class Sharing:
         """As a lender's; what has a copy already is not copied again."""
         lender, copies = self._copies.lender, self._copies
         found = [self._find(buffer) for buffer in buffers]
-        parcel = lender.parcel(pickled, buffers, self._mode, [met.slot for met in found])
+        parcel = lender.parcel(pickled, buffers, self._mode, found)
         for part, met in enumerate(found, 1):
             if parcel.slot(part) is not None:
                 copies.note(_place(met.buffer), parcel, part, met.digest)

@@ -25,6 +25,10 @@ import contextlib
 import itertools
 from collections import deque
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 #: The smallest page there is; an arena's slots start on pages of the system.
 PAGE = 4096
 
@@ -116,16 +120,21 @@ class Slot:
 
 
 class Slots:
-    """All arenas of a lender."""
+    """All arenas of a lender, or all of one kind.
 
-    def __init__(self, page: int = PAGE) -> None:
+    Args:
+        page: what the size of a slot is a multiple of.
+        numbers: those of its arenas, greater than 0; shared with other kinds.
+    """
+
+    def __init__(self, page: int = PAGE, numbers: Iterator[int] | None = None) -> None:
         self._page = page
         #: By slot size, in the order in which they were made: the older ones are used first, so
         #: that the younger ones become free as a whole.
         self.arenas: dict[int, list[Arena]] = {}
         #: The sizes of all arenas that exist, by number; arenas take themselves out.
         self._sizes: dict[int, int] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = numbers or itertools.count(1)
 
     @property
     def held(self) -> int:

@@ -56,6 +56,7 @@ class Kind(IntEnum):
     UNFIT = 6  # the initializer raised; body = the pickled exception
     RESULTS = 7  # number = how many rows
     DROPPED = 8  # number = how many tasks
+    LACKS = 12  # number = that of a definition that did not arrive
     # both ways
     NEWS = 10  # body = what became of shared memory
     VALUES = 9  # number = how many tasks; body = a run of plain values

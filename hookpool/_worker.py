@@ -214,6 +214,8 @@ class _Worker:
         #: What is borrowed from the owner, and lent to it.
         self._exchange = Exchange(link.rights, lender)
         self._shelf = Shelf(lender)
+        #: Definitions that did not arrive, which the owner has not heard of yet.
+        self._lacking: deque[int] = deque()
         lender.shortage = self._catch_up
         #: Runs received and not begun yet, in order.
         self._queue: deque[_wire.Run] = deque()
@@ -313,9 +315,16 @@ class _Worker:
                 self._exiting = True
 
     def _definition(self, frame: _wire.Frame) -> bytes | Borrowed:
-        if frame.is_cut:
-            return _NO_ROOM
-        return self._exchange.borrow(frame.body) if is_borrowed(frame.body) else bytes(frame.body)
+        """What a definition is here; the owner hears of it if it has not arrived."""
+        data: bytes | Borrowed = _NO_ROOM
+        if not frame.is_cut:
+            if not is_borrowed(frame.body):
+                return bytes(frame.body)
+            data = self._exchange.borrow(frame.body)
+        if frame.is_cut or (not isinstance(data, bytes) and data.is_lost()):
+            # Tasks that are here already fail with it; with the next one it is sent again.
+            self._lacking.append(frame.number)
+        return data
 
     # -- a run of tasks ---------------------------------------------------------------------
 
@@ -567,6 +576,8 @@ class _Worker:
         news = self._exchange.news()
         if news:
             buffers += _wire.frame(Kind.NEWS, 0, news)
+        while self._lacking:
+            buffers += _wire.frame(Kind.LACKS, self._lacking.popleft())
         if self._outgoing:
             pieces, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
             for are_values, group in groupby(pieces, _are_values):

@@ -166,3 +166,9 @@ def describe_process(pid: int) -> str:
         return f"pid {pid} (gone)"
     command = " ".join(word.decode(errors="replace") for word in words)
     return f"pid {pid} state {state}: {command.strip() or '(no command line)'}"
+
+
+def written() -> int:
+    """The bytes that this process has written so far, to pipes, too."""
+    with open("/proc/self/io") as io:
+        return int(io.read().split()[3])

@@ -261,6 +261,45 @@ def no_more_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.parametrize("is_back", [False, True], ids=["argument", "result"])
+def test_an_arena_that_did_not_arrive_is_sent_again(pair: Pair, is_back: bool):
+    one, other = (pair.b, pair.a) if is_back else (pair.a, pair.b)
+    first, second = (parcel(one.lender, data(n)) for n in (1, 2))  # in one arena
+    assert first.arenas() == second.arenas()
+    with no_more_descriptors():
+        lost = other.borrow(one.lend(first))
+    with pytest.raises(OSError, match="limit of open files"):
+        lost.load_once()
+    assert lost.is_lost()
+    assert other.is_urgent()
+    pair.settle()
+    assert is_all(other.borrow(one.lend(second)).load_once().raw, 2)
+    assert not other.is_urgent()
+
+
+def test_what_is_known_of_arenas_that_are_gone_does_not_grow(pair: Pair):
+    for n in range(20):
+        pair.carry(data(n)).load_once()
+        pair.settle()
+        pair.lender.trim()
+        pair.settle()
+    assert not pair.lender.held
+    assert len(pair.lender.gone) == 1
+    assert not pair.a._known
+    assert not pair.b._arenas
+
+
+def test_a_dead_borrower_does_not_have_memory_live_as_long_as_a_handle(pair: Pair):
+    handle = parcel(pair.lender, data(1, SIZE), shared=True)
+    of_task = pair.carry(data(2, SIZE)).load_once()
+    kept = pair.lender.held
+    pair.a.close()  # the borrower died
+    pair.lender.trim()
+    assert pair.lender.held < kept
+    assert is_all(handle.view(1), 1)
+    del of_task
+
+
 def is_mapped() -> bool:
     """Does this process map any of our memory? By its name: a clone is called hookpool, too."""
     with open("/proc/self/maps") as file:

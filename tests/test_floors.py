@@ -83,7 +83,6 @@ LONG_FOR_A_REASON: dict[str, str] = {
 
 #: Modules that are parts of another one and are tested through it: part -> tests/test_<whole>.py.
 PARTS = {
-    "_arrays": "joblib",
     "_batch": "joblib",
     "_borrowed": "buffers",
     "_classes": "reduction",

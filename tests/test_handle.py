@@ -23,7 +23,7 @@ from hookpool._rebuild import loading
 from hookpool._shelf import Shelf
 from hookpool.executor import HookPoolExecutor
 from tests.helpers import numbers
-from tests.processes import wait_until
+from tests.processes import wait_until, written
 
 np = pytest.importorskip("numpy")
 
@@ -170,10 +170,6 @@ def test_it_is_sent_once_to_each_worker_and_copied_once(pool: HookPoolExecutor):
 
 @pytest.mark.skipif(not _buffers.CAN_LEND, reason="there is no memfd here")
 def test_no_byte_of_it_goes_through_a_pipe(pool: HookPoolExecutor):
-    def written() -> int:
-        with open("/proc/self/io") as io:
-            return int(io.read().split()[3])
-
     pool.submit(int).result()
     x = numbers(8 * MB)
     before = written()
@@ -326,7 +322,12 @@ def test_past_the_limit_it_goes_through_the_pipe(options: dict[str, int], read_o
                 x[:] = n
             return clean
 
+        pool.submit(int).result()
+        before = written()
         assert all(pool.map(spoil, [handle] * 10, range(10)))
+        sent = written() - before
+        # Once to each of the two workers at most.
+        assert sent < MB if "large" in options else 4 * MB < sent < 9 * MB
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])

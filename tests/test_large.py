@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from typing import Any
@@ -290,6 +291,60 @@ def test_many_live_results_with_few_descriptors(items: int):
         timeout=180,
     )
     assert out.split() == ["True", "True"]
+
+
+NO_DESCRIPTORS = """if True:
+    import resource, os
+    import numpy as np
+    from hookpool import HookPoolExecutor
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    def exhaust():
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    def restore():
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    def outcome(*call):
+        try:
+            return pool.submit(*call).result()
+        except Exception as error:
+            return "limit of open files" in str(error)
+    with HookPoolExecutor(1) as pool:
+        x = np.ones(1 << 20)
+        pool.submit(np.sum, np.ones(1 << 15)).result()
+        pool.submit(np.ones, 1 << 15).result()
+"""
+
+
+def fails_once_without_descriptors(steps: str) -> list[str]:
+    return run_python("-c", NO_DESCRIPTORS + textwrap.indent(steps, "        ")).split()
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["np.sum, x", "np.sum, pool.put(x)", "lambda: x.sum()", "lambda h: h.sum(), pool.put(x)"],
+)
+def test_a_worker_without_descriptors_fails_only_what_it_does_meanwhile(call: str):
+    steps = f"""
+call = {call}
+pool.submit(exhaust).result()
+print(outcome(*call) if type(call) is tuple else outcome(call))
+pool.submit(restore).result()
+for _ in range(3):
+    print(outcome(*call) if type(call) is tuple else outcome(call))
+"""
+    assert fails_once_without_descriptors(steps) == ["True"] + [str(float(1 << 20))] * 3
+
+
+def test_an_owner_without_descriptors_loses_only_what_comes_meanwhile():
+    steps = """
+exhaust()
+print(outcome(np.ones, 1 << 20))
+restore()
+for _ in range(3):
+    print(outcome(np.ones, 1 << 20).sum())
+"""
+    assert fails_once_without_descriptors(steps) == ["True"] + [str(float(1 << 20))] * 3
 
 
 @pytest.mark.parametrize("victim", ["owner", "worker"])

@@ -16,7 +16,7 @@ from hookpool._handle import Handle
 from hookpool._repeats import Repeats, repeats_in
 from hookpool.executor import HookPoolExecutor
 from tests.helpers import numbers
-from tests.processes import wait_until
+from tests.processes import wait_until, written
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.skipif(not _buffers.CAN_LEND, reason="there is no memfd here")
@@ -234,4 +234,8 @@ def test_the_memory_goes_back_after_the_map(pool: HookPoolExecutor):
 def test_past_the_limit_it_goes_through_the_pipe_once():
     x = numbers(8 * MB)
     with HookPoolExecutor(2, shared_memory=MB) as pool:
+        pool.submit(int).result()
+        before = written()
         assert list(pool.map(lambda x, n: int(x[n]), [x] * 20, range(20))) == list(range(20))
+        # To each of the two workers at most.
+        assert x.nbytes < written() - before < 2 * x.nbytes + MB

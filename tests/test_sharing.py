@@ -17,7 +17,7 @@ from hookpool._definitions import Ledger
 from hookpool._sharing import Copies, digest
 from hookpool.executor import HookPoolExecutor
 from tests.helpers import numbers
-from tests.processes import run_python, wait_until
+from tests.processes import run_python, wait_until, written
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.skipif(not _buffers.CAN_LEND, reason="there is no memfd here")
@@ -74,6 +74,7 @@ def test_the_same_array_twice_in_one_object_is_copied_once(lender: Lender):
     x = numbers()
     parcel = shared(Copies(lender), x, x)
     assert parcel.slot(1) is not None
+    assert parcel.slot(1) is parcel.slot(2)
 
 
 @pytest.mark.parametrize("turn", [np.asarray, np.asfortranarray], ids=["C", "Fortran"])
@@ -128,11 +129,6 @@ def test_definitions_of_equal_content_are_one():
 
 
 # -- through a pool -----------------------------------------------------------------------------
-
-
-def written() -> int:
-    with open("/proc/self/io") as io:
-        return int(io.read().split()[3])
 
 
 def test_what_a_closure_captures_is_copied_once_and_sent_to_nobody(pool: HookPoolExecutor):
