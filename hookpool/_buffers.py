@@ -43,9 +43,11 @@ from hookpool._slots import Arena, Slot, Slots
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Protocol
+    from typing import Protocol, TypeVar
 
     from hookpool._borrowed import Buffer
+
+    T = TypeVar("T")
 
     class Copied(Protocol):
         """Where the copy of a buffer is, if there is one."""
@@ -248,14 +250,8 @@ class Lender:
         self.closed = True
         self._slots.clear()
         self._common.clear()
-        for parcel in self._living():
+        for parcel in _living(self._shared):
             parcel.let_go()
-
-    def _living(self) -> list[Parcel]:
-        """The parcels for several that are left; tried again if another thread makes one."""
-        while True:
-            with contextlib.suppress(RuntimeError):
-                return list(self._shared)
 
     def _write(self, pieces: Sequence[Buffer], size: int, slots: Slots) -> Slot | None:
         """A slot with this content; None where the pipe must do."""
@@ -647,15 +643,22 @@ _exchanges: weakref.WeakSet[Exchange] = weakref.WeakSet()
 _lenders: weakref.WeakSet[Lender] = weakref.WeakSet()
 
 
+def _living(those: weakref.WeakSet[T]) -> list[T]:
+    """All that are in a set now, to which another thread may be adding one."""
+    while True:
+        with contextlib.suppress(RuntimeError):
+            return list(those)
+
+
 def _isolate() -> None:
-    for exchange in list(_exchanges):
+    for exchange in _living(_exchanges):
         exchange.isolate()
 
 
 def _after_fork_in_child() -> None:
     # Again: another thread may have borrowed something between the first time and the fork.
     _isolate()
-    for lender in list(_lenders):
+    for lender in _living(_lenders):
         lender.close()
 
 
