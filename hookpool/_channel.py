@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hookpool._claims import Board
-    from hookpool._wire import Buffer, Frame
+    from hookpool._wire import Buffer
 
 # Up to this size buffers are joined before they are written: one copy is cheaper than what the
 # kernel needs per buffer. Beyond it the copy costs more.
@@ -182,8 +182,3 @@ class Channel:
         if not size:
             self.ended = True
         return size, size == len(room)
-
-    def receive(self) -> tuple[list[Frame], bool]:
-        """Read once; the frames completed, and whether there may be more to read now."""
-        size, more = self.read()
-        return (self.decoder.filled(size) if size else []), more

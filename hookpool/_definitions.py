@@ -21,10 +21,10 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from hookpool import _classes, _rebuild
 from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
-from hookpool._functions import ATOMS
 from hookpool._handle import Handle, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
+from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import plans, table_with
 from hookpool._records import Record
 from hookpool.reduction import (
@@ -49,8 +49,6 @@ KEPT = 4096
 
 # Of arguments up to so many it is worth a look whether they need a hook at all.
 _SHORT = 8
-# And strings up to so many characters are not large, whatever the threshold is.
-_LONG = 1000
 
 _ABSENT = object()
 
@@ -335,7 +333,9 @@ class Ledger:
         if type(obj) is tuple and len(obj) <= _SHORT:
             for one in obj:
                 kind = type(one)
-                if id(kind) not in ATOMS or ((kind is bytes or kind is str) and len(one) > _LONG):
+                if id(kind) not in ATOMS or (
+                    (kind is bytes or kind is str) and len(one) > NEVER_LARGE
+                ):
                     break
             else:  # of no concern to any hook or table: the C pickler does not ask for these
                 return Packet(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))

@@ -183,7 +183,6 @@ class _Server:
         self._control = control
         #: Modules yet to be imported.
         self._later = deque(later)
-        self._pid = os.getpid()
         self._status: dict[int, socket.socket] = {}  # by pid: children whose end is of interest
         self._pid_of: dict[int, int] = {}  # by descriptor of that socket
         self._poll = select.poll()

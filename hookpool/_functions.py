@@ -18,15 +18,13 @@ from hookpool import _rebuild
 from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
 from hookpool._importable import function_home, is_importable, is_module_importable
 from hookpool._objects import PLACES, explicit_home
+from hookpool._plain import ATOMS
 from hookpool._type_forms import with_annotated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: The ids of types whose values cannot refer to anything.  Ids, since a type need not be hashable:
-#: that is up to its metaclass.
-ATOMS = frozenset(map(id, (type(None), bool, int, float, complex, str, bytes)))
 _are_atoms = ATOMS.issuperset
 
 

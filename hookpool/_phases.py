@@ -17,8 +17,9 @@ from __future__ import annotations
 from types import FunctionType
 
 from hookpool import _classes, _rebuild
-from hookpool._functions import ATOMS, fills_of, is_safe, shells_of
+from hookpool._functions import fills_of, is_safe, shells_of
 from hookpool._importable import is_importable
+from hookpool._plain import ATOMS
 from hookpool._reach import reaches
 from hookpool._rebuild import Now
 

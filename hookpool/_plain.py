@@ -25,12 +25,15 @@ DEEPEST = 3
 #: The other end: from how many bytes on data are so large, unless the user says otherwise, that
 #: they take shared memory; smaller ones take the pipe.
 THRESHOLD = 1 << 16
+#: Strings and bytes up to this long are not large, whatever the user says.
+NEVER_LARGE = 1000
 
 #: The ids of types whose values are plain whatever they are.  Ids, since a type need not be
 #: hashable: that is up to its metaclass.
 FIXED = frozenset(map(id, (type(None), bool, float, complex)))
-_ATOMS = FIXED | set(map(id, (int, str, bytes)))
-_WITH_TUPLES = _ATOMS | {id(tuple)}
+#: The ids of types whose values refer to nothing, but may be large.
+ATOMS = FIXED | set(map(id, (int, str, bytes)))
+_WITH_TUPLES = ATOMS | {id(tuple)}
 _LARGEST = 1 << (4 * LONGEST)
 
 
@@ -67,7 +70,7 @@ def are_plain(args: tuple[Any, ...]) -> bool:
 def are_immutable(rows: list[tuple[Any, ...]], depth: int = DEEPEST) -> bool:
     """Whether the items of all tuples refer to nothing, of any size; a few C calls for all."""
     kinds = set(map(id, map(type, chain.from_iterable(rows))))
-    if kinds <= _ATOMS:
+    if kinds <= ATOMS:
         return True
     if id(tuple) not in kinds or not kinds <= _WITH_TUPLES or not depth:
         return False

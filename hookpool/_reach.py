@@ -13,8 +13,8 @@ from types import FunctionType, MethodType, ModuleType
 
 from hookpool import _classes
 from hookpool._code import ANNOTATIONS, facts
-from hookpool._functions import ATOMS
 from hookpool._importable import is_importable
+from hookpool._plain import ATOMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pickle import PickleBuffer
 
 from hookpool._buffers import Parcel
-from hookpool._functions import ATOMS
+from hookpool._plain import ATOMS, NEVER_LARGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ _INERT = frozenset({list, tuple, range, itertools.repeat, dict, set, frozenset, 
 # Never large, or of no use without what looks at it.
 _SMALL = frozenset({type(None), bool, int, float, complex, PickleBuffer})
 _SIZED = frozenset({bytes, str, bytearray})
-# Shorter ones are certainly not worth it.
-_SHORT = 1000
 
 
 class Repeats:
@@ -55,7 +53,7 @@ class Repeats:
     def consider(self, obj: Any) -> None:
         """Something comes again: perhaps it is large."""
         kind = type(obj)
-        if kind in _SMALL or (kind in _SIZED and len(obj) <= _SHORT) or id(obj) in self._seen:
+        if kind in _SMALL or (kind in _SIZED and len(obj) <= NEVER_LARGE) or id(obj) in self._seen:
             return
         self._seen[id(obj)] = obj
         try:

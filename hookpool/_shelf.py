@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from hookpool import _rebuild
 from hookpool._buffers import Borrowed, Lender, Parcel, loads, loads_again
-from hookpool._functions import ATOMS
+from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import plans, table_with
 from hookpool._rebuild import loading
 from hookpool.reduction import ReusablePickler, raise_explained, take
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hookpool.reduction import Table
-
-# Strings up to so many characters are not large, whatever the threshold is.
-_LONG = 1000
 
 
 class Tabled:
@@ -90,7 +87,7 @@ class Shelf:
     def dump(self, obj: Any) -> bytes | Parcel:
         """Pickle a result; the owner's classes go back by their tokens."""
         kind = type(obj)
-        if id(kind) in ATOMS and not ((kind is bytes or kind is str) and len(obj) > _LONG):
+        if id(kind) in ATOMS and not ((kind is bytes or kind is str) and len(obj) > NEVER_LARGE):
             return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
         table = None
         if kind is Tabled:

@@ -20,8 +20,9 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from hookpool import _importable
 from hookpool._code import ANNOTATIONS, Facts, facts
-from hookpool._functions import ATOMS, CONTAINERS
+from hookpool._functions import CONTAINERS
 from hookpool._importable import MAINS, is_importable, is_module_importable
+from hookpool._plain import ATOMS
 from hookpool._type_forms import with_annotated
 
 TYPE_CHECKING = False

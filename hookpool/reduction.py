@@ -23,7 +23,7 @@ from io import BytesIO
 from types import FunctionType, ModuleType
 
 from hookpool import _classes, _objects, _rebuild
-from hookpool._functions import ATOMS, reduce_function
+from hookpool._functions import reduce_function
 from hookpool._importable import (
     is_importable,
     is_module_importable,
@@ -32,6 +32,7 @@ from hookpool._importable import (
     unregister_pickle_by_value,
 )
 from hookpool._phases import reduce_class
+from hookpool._plain import ATOMS
 from hookpool._plans import (
     UNRANKED,
     Table,

@@ -54,8 +54,8 @@ class Owner:
         """Wait for so many results or other frames."""
 
         def enough():
-            frames, _ = self.channel.receive()
-            for frame in frames:
+            size, _ = self.channel.read()
+            for frame in self.channel.decoder.filled(size) if size else ():
                 if frame.kind == Kind.RESULTS:
                     self.frames += list(_wire.result_rows(frame))
                 elif frame.kind == Kind.VALUES:
