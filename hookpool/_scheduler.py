@@ -88,8 +88,8 @@ if TYPE_CHECKING:
     from hookpool._events import Action, Event
 
 # How much work a worker is sent ahead, in seconds.  More saves wake-ups of the owner for tiny
-# tasks; less keeps cancel() and take-backs cheap, and results of a map even.  A wake-up costs some
-# 50 us, so two milliseconds make it a few per cent.
+# tasks; less keeps cancel() and take-backs cheap, and results of a map even.  A message costs some
+# 50 us: tasks of a millisecond shall travel two at a time.
 AHEAD_SECONDS = 0.004
 # The most tasks in one message, whatever their estimate: bounds what one flush can delay.
 MOST_AHEAD = 1000
