@@ -43,7 +43,7 @@ dict_of = type.__dict__["__dict__"].__get__
 _DESCRIPTORS = frozenset(map(id, (MemberDescriptorType, GetSetDescriptorType)))
 _counts: dict[str, itertools.count[int]] = {}
 # What `make_class` is given, what each class has anew, and what copyreg remembers there.
-_NOT_COPIED = frozenset({"__module__", "__dict__", "__weakref__", "_abc_impl", "__slotnames__"})
+NOT_COPIED = frozenset({"__module__", "__dict__", "__weakref__", "_abc_impl", "__slotnames__"})
 
 
 class _Record(Record):
@@ -104,9 +104,9 @@ def _changes(
     changed = [
         name
         for name, at in zip(names, seen, strict=True)
-        if (was.get(name) != at or name in before.stale) and name not in _NOT_COPIED
+        if (was.get(name) != at or name in before.stale) and name not in NOT_COPIED
     ]
-    return changed, was.keys() - set(names) - _NOT_COPIED
+    return changed, was.keys() - set(names) - NOT_COPIED
 
 
 def _hold(value: Any, name: str, stale: set[str]) -> object:
@@ -175,7 +175,7 @@ def _outline(cls: Any) -> str:
     met: set[int] = {id(cls)}
     parts = [_described_base(base) for base in cls.__bases__]
     for name, value in dict(dict_of(cls)).items():
-        if name not in _NOT_COPIED:
+        if name not in NOT_COPIED:
             parts += (name, _described(value, met))
     return "\n".join(parts)
 
@@ -266,13 +266,18 @@ def reduce_class(cls: Any) -> tuple[Any, ...]:
     attributes = {
         name: value
         for name, value in own.items()
-        if name not in _NOT_COPIED
-        and (id(type(value)) not in _DESCRIPTORS or value.__objclass__ is not cls)
+        if name not in NOT_COPIED
+        and (
+            id(type(value)) not in _DESCRIPTORS
+            or value.__objclass__ is not cls
+            or not _is_named(value, name)
+        )
     }
     slots = _slots(own)
     if slots is not None:
         # The order of a class's attributes: those of its body, its slots, what was set later.
-        body |= dict.fromkeys(itertools.takewhile(lambda name: name not in slots, own)) | body
+        before = itertools.takewhile(lambda name: name not in slots, own)
+        body |= dict.fromkeys(name for name in before if name not in NOT_COPIED) | body
         body["__slots__"] = slots
         if type(own["__slots__"]) not in (str, tuple, list, dict):
             del attributes["__slots__"]  # an iterator that is used up
@@ -307,9 +312,19 @@ def _slots(own: Any) -> tuple[str, ...] | None:
     """The slots a class has, from their descriptors: ``__slots__`` may have been an iterator."""
     if "__slots__" not in own:
         return None
-    names = [name for name, value in own.items() if type(value) is MemberDescriptorType]
+    names = [
+        name
+        for name, value in own.items()
+        if type(value) is MemberDescriptorType and _is_named(value, name)
+    ]
     names += [name for name in ("__dict__", "__weakref__") if name in own]
     return tuple(names)
+
+
+def _is_named(slot: Any, name: str) -> bool:
+    """Whether this is a slot's own name, and not one that it was given later."""
+    own = slot.__name__
+    return name == own or (own.startswith("__") and name.endswith(own))  # a private one
 
 
 def _registered(cls: Any) -> list[Any]:

@@ -240,7 +240,19 @@ def _shell(pickler: Any, fn: FunctionType, known: Facts) -> tuple[Any, ...]:
     closure = fn.__closure__
     if closure is None:
         return pickler.make_function, (body, home)
-    return pickler.make_function, (body, home, None, _closure(pickler, closure, fn))
+    spec = _closure(pickler, closure, fn)
+    return pickler.make_function, (body, home, None, _with_contents(pickler, spec, closure))
+
+
+def _with_contents(pickler: Any, spec: Any, closure: tuple[CellType, ...]) -> Any:
+    """A closure with what it can have at once: what is loaded meanwhile may call the function."""
+    parts = [None] * spec if type(spec) is int else list(spec)
+    for at, cell in enumerate(closure):
+        if parts[at] is None:
+            value = _contents(cell)
+            if id(type(value)) in ATOMS or pickler.met.get(id(value)) is value:
+                parts[at] = (value,)
+    return spec if parts.count(None) == len(parts) else parts
 
 
 def _closure(pickler: Any, cells: tuple[CellType, ...], fn: FunctionType) -> Any:

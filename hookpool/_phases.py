@@ -2,9 +2,10 @@
 
 A class may hold instances of itself, or bound methods, or have methods that capture such (``ORIGIN
 = Point(0, 0)``, a table of handlers).  To load these takes the class's methods, ``__setstate__``
-and ``__hash__`` above all, and what dataclasses keep in it.  So such a class gets its functions
-first, as shells; then what has a special name; then what special methods capture; then everything
-else.  A class that cannot be reached through what it holds goes in one piece, in fewer bytes.
+and ``__hash__`` above all, what they read of the class, and what dataclasses keep in it.  So such
+a class gets its functions first, as shells; then what refers to nothing, and what has a special
+name; then what methods capture, the special ones' before the others'; then everything else.  A
+class that cannot be reached through what it holds goes in one piece, in fewer bytes.
 
 What is decided of a class holds for what is written after that.  So it waits until the class has
 been made: its bases come before, and may lead back to it.
@@ -17,10 +18,10 @@ from __future__ import annotations
 from types import FunctionType
 
 from hookpool import _classes, _rebuild
-from hookpool._functions import fills_of, is_safe, shells_of
+from hookpool._functions import CONTAINERS, fills_of, is_safe, shells_of
 from hookpool._importable import is_importable
 from hookpool._plain import ATOMS
-from hookpool._reach import reaches
+from hookpool._reach import Reach
 from hookpool._rebuild import Now
 
 TYPE_CHECKING = False
@@ -32,12 +33,8 @@ def reduce_class(pickler: Any, cls: Any) -> tuple[Any, ...]:
     """The reduce tuple of a class by value."""
     make, arguments, state, *setter = _classes.reduce_class(cls)
     if _is_made_of_more(pickler, cls, arguments):
-        _keep_order(arguments[4], state[1])
         return make, arguments, Later(cls, state), *setter
-    ordered = _in_order(pickler, cls, state)
-    if ordered is not state:
-        _keep_order(arguments[4], state[1])
-    return make, arguments, ordered, *setter
+    return make, arguments, _in_order(pickler, cls, state), *setter
 
 
 class Later:
@@ -90,27 +87,56 @@ def _in_order(pickler: Any, cls: Any, state: tuple[Any, ...]) -> tuple[Any, ...]
     """The state of a class, with what it needs while it is loaded before the rest."""
     pickler.met[id(cls)] = cls  # what refers to it from now on cannot bring it about again
     code, values = _sorted(state[1])
-    if is_safe(pickler, values) or not reaches(cls, values):
+    if is_safe(pickler, values):
         return state
-    return _in_phases(pickler, cls, code, state)
+    reach = Reach(cls)
+    return _in_phases(pickler, cls, code, state, reach) if reach.leads(values) else state
 
 
-def _in_phases(pickler: Any, cls: Any, code: dict[str, Any], state: Any) -> tuple[Any, ...]:
+def _in_phases(
+    pickler: Any, cls: Any, code: dict[str, Any], state: Any, reach: Reach
+) -> tuple[Any, ...]:
     version, attributes, versions, extra = state
-    special = {n: v for n, v in attributes.items() if n not in code and _is_special(n)}
+    flat: dict[str, Any] = {}
+    special: dict[str, Any] = {}
+    for name, value in attributes.items():
+        if name not in code:
+            if name in _FIRST or _is_flat(value):
+                flat[name] = value
+            elif _is_special(name):
+                special[name] = value
     needed: list[FunctionType] = []
     others: list[FunctionType] = []
     for name, value in code.items():
         functions = [fn for fn in _inside(value) if type(fn) is FunctionType]
         # Others are whole from the start: those that instances need while they are loaded.
-        shells = shells_of(pickler, [fn for fn in functions if reaches(cls, (fn,))])
+        shells = shells_of(pickler, filter(reach.of, functions))
         (needed if _is_special(name) else others).extend(shells)
-    early = [Now(_rebuild.early, cls, version, some, versions) for some in (code, special) if some]
-    if needed:
-        early.append(_filling(pickler, needed))
-    if others:
-        extra["filled"] = _filling(pickler, others)
-    return *early, *state
+    early = [
+        Now(_rebuild.early, cls, version, some, versions) for some in (code, flat, special) if some
+    ]
+    early += [_filling(pickler, shells) for shells in (needed, others) if shells]
+    if "__slots__" not in attributes:  # or the body has places for all
+        extra = extra | {"is_shuffled": True}
+    return *early, version, attributes, versions, extra
+
+
+# What an alias of the class takes, which may be among its bases.
+_FIRST = frozenset({"__parameters__", "__type_params__"})
+# So deep, and so long, may containers be of which it is seen that they refer to nothing else.
+_DEEP = 3
+_LONG = 100
+
+
+def _is_flat(value: Any, depth: int = 0) -> bool:
+    """Whether a value refers to nothing that it would take a class to load."""
+    kind = type(value)
+    if id(kind) in ATOMS:
+        return True
+    if id(kind) not in CONTAINERS or depth == _DEEP or len(value) > _LONG:
+        return False
+    parts = (*value, *value.values()) if kind is dict else value
+    return all(_is_flat(part, depth + 1) for part in parts)
 
 
 def _filling(pickler: Any, shells: list[FunctionType]) -> Now:
@@ -131,9 +157,3 @@ def _inside(code: Any) -> tuple[Any, ...]:
 
 def _is_special(name: Any) -> bool:
     return type(name) is str and name.startswith("__")
-
-
-def _keep_order(body: dict[str, Any], attributes: dict[str, Any]) -> None:
-    """Let attributes have their places from the start, since they are not set in this order."""
-    if "__slots__" not in body:  # with slots that has been done
-        body |= dict.fromkeys(attributes) | body

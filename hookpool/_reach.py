@@ -1,5 +1,5 @@
-"""Whether loading some values takes a class: whether an instance of it, or a method bound to it,
-is among all that they refer to.
+"""Whether loading some values takes a class: whether an instance of it, a method bound to it or to
+one of its kind, or an alias like ``Class[int]`` is among all that they refer to.
 
 Owns the walk, and when to give it up.  A mere reference to the class is harmless, and what a
 ``__reduce__`` may fetch from elsewhere is not seen.  Any thread may call it.
@@ -7,9 +7,12 @@ Owns the walk, and when to give it up.  A mere reference to the class is harmles
 
 from __future__ import annotations
 
+import functools
 import gc
+import sys
+import weakref
 from collections.abc import Iterable
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, GenericAlias, MethodType, ModuleType
 
 from hookpool import _classes
 from hookpool._code import ANNOTATIONS, facts
@@ -20,40 +23,105 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# So many objects are looked at. What refers to more is taken to need the class, which is always
-# right and only makes the class's pickle longer; a longer walk would cost more than that.
+# So many objects are looked at. What refers to more is taken to need the class: that makes the
+# class's pickle longer, while a longer walk would cost more than that.
 _MOST = 200
+# Dicts are not among them, as an instance may or may not have got its own by now, and the same
+# class shall have the same pickle twice. But there is an end to them, too.
+_MOST_WITH_DICTS = 2000
 
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
+# Flags of a type, from CPython's object.h, https://docs.python.org/3/c-api/typeobj.html
+_HEAP_TYPE = 1 << 9  # made by a class statement, as a rule
+_HAVE_GC = 1 << 14  # the garbage collector knows what its instances refer to
+_TYPE_SUBCLASS = 1 << 31  # its instances are classes
 # Not `issubclass`, which asks the metaclass: that of `TypedDict` raises.
 _is_subclass = type.__subclasscheck__
+_is_instance = type.__instancecheck__
 
 
-def reaches(cls: Any, values: Iterable[Any]) -> bool:
-    """Whether an instance of the class, or a method bound to it, can be reached from these."""
-    seen = {id(cls)}
-    level = list(values)
-    while level:
-        followed: list[Any] = []
-        opaque: list[Any] = []  # what only the garbage collector knows the inside of
-        for value in level:
-            kind = type(value)
-            if id(kind) in ATOMS or id(value) in seen or kind is ModuleType:
-                continue
-            seen.add(id(value))
-            if len(seen) > _MOST:
+class Reach:
+    """What leads to one class; for one pickle, while nothing of it changes.
+
+    >>> class Point: pass
+    >>> reach = Reach(Point)
+    >>> reach.leads([1, Point]), reach.leads([[Point()]])
+    (False, True)
+    """
+
+    __slots__ = ("_cls", "_harmless", "_leading")
+
+    def __init__(self, cls: Any) -> None:
+        self._cls = cls
+        #: The ids of what was found not to lead there.
+        self._harmless = {id(cls)}
+        #: The ids of functions that do.
+        self._leading: set[int] = set()
+
+    def of(self, fn: FunctionType) -> bool:
+        """Whether a function leads there."""
+        leads = id(fn) in self._leading or self.leads((fn,))
+        if leads:
+            self._leading.add(id(fn))
+        return leads
+
+    def leads(self, values: Iterable[Any]) -> bool:
+        """Whether any of these values does."""
+        seen: set[int] = set()
+        count, level = 0, list(values)
+        while level:
+            following: list[Any] = []
+            opaque: list[Any] = []  # what only the garbage collector knows the inside of
+            for value in level:
+                kind, ident = type(value), id(value)
+                if id(kind) in ATOMS or ident in seen or ident in self._harmless:
+                    continue
+                if ident in self._leading or self._is_it(kind, value):
+                    return True
+                seen.add(ident)
+                count += kind is not dict
+                parts = _parts(kind, value)
+                if parts is None:
+                    opaque.append(value)
+                    parts = (kind,) if kind.__flags__ & _HEAP_TYPE else ()
+                following += parts
+            if count > _MOST or len(seen) > _MOST_WITH_DICTS:
                 return True
-            if kind is FunctionType:
-                followed += _parts_of_function(value)
-            elif _is_subclass(type, kind):
-                followed += _parts_of_class(value)
-            elif _is_subclass(cls, kind) or (kind is MethodType and value.__self__ is cls):
-                return True
-            else:
-                opaque.append(value)
-                followed.append(kind)
-        level = followed + gc.get_referents(*opaque)
-    return False
+            level = following + gc.get_referents(*opaque)
+        self._harmless |= seen
+        return False
+
+    def _is_it(self, kind: Any, value: Any) -> bool:
+        """Whether the class itself must be there, with its methods, to load this value."""
+        cls = self._cls
+        if _is_subclass(cls, kind):
+            return True
+        if kind is MethodType:
+            return _is_kind_of(cls, value.__self__)
+        if kind is GenericAlias or kind.__module__ == "typing":
+            return _is_kind_of(cls, getattr(value, "__origin__", None))
+        if not kind.__flags__ & _HAVE_GC:
+            numpy = sys.modules.get("numpy")
+            return numpy is not None and kind is numpy.ndarray and value.dtype.hasobject
+        return False
+
+
+def _is_kind_of(cls: Any, value: Any) -> bool:
+    return _is_instance(type, value) and _is_subclass(cls, value)
+
+
+def _parts(kind: Any, value: Any) -> Iterable[Any] | None:
+    """What it takes to load a value; None if that is all it refers to."""
+    if kind is FunctionType:
+        return _parts_of_function(value)
+    if kind.__flags__ & _TYPE_SUBCLASS:
+        return _parts_of_class(value)
+    if kind is ModuleType:
+        return ()
+    if kind is functools._lru_cache_wrapper:
+        return value.__wrapped__, value.__dict__  # not what it remembers
+    if _is_subclass(weakref.ReferenceType, kind):
+        return (value(),)
+    return None
 
 
 def _parts_of_function(fn: FunctionType) -> list[Any]:
@@ -69,4 +137,6 @@ def _parts_of_function(fn: FunctionType) -> list[Any]:
 def _parts_of_class(cls: Any) -> list[Any]:
     if not cls.__flags__ & _HEAP_TYPE or is_importable(cls):
         return []
-    return [type(cls), *cls.__bases__, *_classes.dict_of(cls).values()]
+    own = dict(_classes.dict_of(cls))
+    parts = [value for name, value in own.items() if name not in _classes.NOT_COPIED]
+    return [type(cls), *cls.__bases__, *parts]

@@ -152,9 +152,9 @@ def _globals_of(home: Any, *, shared: bool) -> dict[str, Any]:
     """The globals a function is to live in: `home` is a name, or what has them already."""
     kind = type(home)
     if kind is FunctionType:
-        return home.__globals__  # type: ignore[no-any-return]
+        return home.__globals__
     if kind is ModuleType:
-        return home.__dict__  # type: ignore[no-any-return]
+        return home.__dict__
     make = shared_namespace if shared else namespace
     return (make(home) if kind is str else make(*home)).__dict__
 
@@ -221,7 +221,7 @@ def function(
     body: bytes | CodeType,
     home: Any,
     captured: dict[str, Any] | None = None,
-    cells: int | tuple[Any, ...] | list[CellType | None] = (),
+    cells: int | tuple[Any, ...] | list[CellType | tuple[Any] | None] = (),
     attributes: dict[str, Any] | FunctionType | None = None,
     submodules: Iterable[str] | None = None,
     stamps: dict[str, bytes] | None = None,
@@ -229,7 +229,7 @@ def function(
     """A function, with what it captures as far as that is given; `fill` brings the rest.
 
     `cells` are what they contain, or how many there are; or, where other functions have some of
-    them already, those, and None for each new one.
+    them already, those, and for each new one None, or a tuple of what it contains.
     """
     space = _globals_of(home, shared=False)
     if submodules:
@@ -246,7 +246,7 @@ def task_function(
     body: bytes | CodeType,
     home: Any,
     captured: dict[str, Any] | None = None,
-    cells: int | tuple[Any, ...] | list[CellType | None] = (),
+    cells: int | tuple[Any, ...] | list[CellType | tuple[Any] | None] = (),
     attributes: dict[str, Any] | FunctionType | None = None,
     submodules: Iterable[str] | None = None,
     stamps: dict[str, bytes] | None = None,
@@ -294,7 +294,7 @@ def _import(submodules: Iterable[str]) -> None:
 def _function(
     body: bytes | CodeType,
     space: dict[str, Any],
-    cells: int | tuple[Any, ...] | list[CellType | None],
+    cells: int | tuple[Any, ...] | list[CellType | tuple[Any] | None],
 ) -> FunctionType:
     if type(body) is bytes:
         body = code(body)
@@ -305,8 +305,15 @@ def _function(
         elif type(cells) is int:
             closure = tuple([CellType() for _ in range(cells)])
         else:
-            closure = tuple([CellType() if one is None else one for one in cells])  # type: ignore[union-attr]
+            closure = tuple(map(_cell, cells))  # type: ignore[arg-type]
     return FunctionType(body, space, None, None, closure)  # type: ignore[arg-type]
+
+
+def _cell(spec: Any) -> CellType:
+    if spec is None:
+        return CellType()
+    made: CellType = CellType(*spec) if type(spec) is tuple else spec
+    return made
 
 
 def cell_of(fn: FunctionType, index: int) -> CellType:
@@ -532,8 +539,10 @@ def make_class(
     if cls is None:
         made = raw_class(metaclass, name, bases, body)
         if members:
-            # Members exist before anything that refers to them is loaded.
+            # Members exist before anything that refers to them is loaded, and can be hashed.
             instances = {key: base.__new__(made, *args) for key, base, args in members}
+            for key, one in instances.items():
+                object.__setattr__(one, "_name_", key)
             type.__setattr__(made, "_member_map_", instances)
         cls = identify(Identity(token, made, is_ours=False), made)
     if loading.classes is not None:
@@ -572,6 +581,8 @@ def fill_class(cls: Any, state: tuple[Any, ...]) -> None:
     for name in known.names:
         if name not in attributes and name in cls.__dict__:
             type.__delattr__(cls, name)
+    if extra.get("is_shuffled") and not known.version:
+        _put_in_order(cls, attributes)
     known.version = version
     known.names = tuple(attributes)
     known.versions = versions
@@ -629,6 +640,14 @@ def _set_beside(cls: Any, name: str, value: Any) -> None:
     type.__delattr__(cls, _CAPTOR)
 
 
+def _put_in_order(cls: Any, attributes: Iterable[str]) -> None:
+    """Have attributes that came in phases in the order in which their owner has them."""
+    own = gc.get_referents(cls.__dict__)[0]
+    for name in attributes:
+        if name in own:
+            own[name] = own.pop(name)
+
+
 def _fill_extra(cls: Any, extra: dict[str, Any]) -> None:
     for registered in extra.get("registered", ()):
         ABCMeta.register(cls, registered)
@@ -636,6 +655,8 @@ def _fill_extra(cls: Any, extra: dict[str, Any]) -> None:
         obj = member(cls, name)
         own, slots = state if type(state) is tuple else (state, None)
         if own:
+            if "_name_" in own:  # which it has, to be in its owner's order
+                obj.__dict__.pop("_name_", None)
             obj.__dict__.update(own)
         for key, value in (slots or {}).items():
             object.__setattr__(obj, key, value)

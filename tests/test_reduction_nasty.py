@@ -107,6 +107,97 @@ Hashed.__all__ = {Hashed()}
 def probe():
     return Keyed(1) in Keyed.all, Restored.default.checked, Hashed() in Hashed.__all__
 """,
+    "an alias of a generic class, for which the class must have its parameters": """
+import typing
+T = typing.TypeVar("T")
+class Box(typing.Generic[T]):
+    def made(self): return IntBox()
+class IntBox(Box[int]): pass
+Box.alias = Box[str]
+def probe():
+    alias = IntBox.__orig_bases__[0]
+    return type(Box().made()).__name__, Box.alias.__origin__ is Box, alias.__args__
+""",
+    "a class as a key of a table of its metaclass, which says how it is hashed": """
+class Meta(type):
+    table = {}
+    def __hash__(cls): return hash(cls.__name__)
+    def __eq__(cls, other): return cls is other
+class A(metaclass=Meta): pass
+Meta.table[A] = 1
+def probe(): return Meta.table.get(A)
+""",
+    "a class method bound to a subclass": """
+class Base:
+    @classmethod
+    def name(cls): return cls.__name__
+class Sub(Base): pass
+Base.handlers = [Sub.name]
+def probe(): return Base.handlers[0]()
+""",
+    "weak references to instances": """
+import weakref
+class Weak:
+    all = weakref.WeakSet()
+    def __init__(self, n): self.n = n
+    def __hash__(self): return hash(self.n)
+    def __eq__(self, other): return self.n == other.n
+kept = [Weak(1), Weak(2)]
+for one in kept: Weak.all.add(one)
+def probe(): return Weak(1) in Weak.all, len(kept)
+""",
+    "what the class holds, for its instances to be loaded": """
+import typing
+class Plain:
+    unit, table = 1, {"a": (1, 2)}
+    def __init__(self): self.x = 1
+    def __hash__(self): return self.unit + self.table["a"][0]
+    def __eq__(self, other): return self.table == other.table
+    def __setstate__(self, state): vars(self).update(self.table, **state)
+Plain.all = {Plain()}
+def probe():
+    names = [name for name in vars(Plain) if name[0] != "_"]
+    return Plain() in Plain.all, [one.x for one in Plain.all], names
+""",
+    "a method that another one calls and that captures an instance": """
+class Keyed:
+    def __init__(self, n): self.n = n
+    def key(self): return self.n, type(zero).__name__
+    def __hash__(self): return hash(self.key())
+    def __eq__(self, other): return self.key() == other.key()
+zero = Keyed(0)
+Keyed.all = {Keyed(1), Keyed(2)}
+def probe(): return Keyed(2) in Keyed.all
+""",
+    "a variable of a closure that a hash needs": """
+def make(n):
+    class Node:
+        def __hash__(self): return hash(n)
+        def __eq__(self, other): return True
+    table = {Node()}
+    def probe(): return n, len(table), Node() in table
+    return probe
+probe = make("a")
+""",
+    "slots of a base, and copyreg's notes about them": """
+import copy
+class A:
+    __slots__ = ("a",)
+    def __init__(self, a): self.a = a
+A.again = A.a
+class B(A): __slots__ = ()
+copy.copy(B(1))
+def probe(): return copy.copy(B(3)).a, B(4).again, A.__slots__
+""",
+    "members of an enumeration that hold each other in a set": """
+import enum
+class Side(enum.Enum):
+    LEFT = 1
+    RIGHT = 2
+Side.LEFT.others, Side.RIGHT.others = {Side.RIGHT}, {Side.LEFT}
+def probe():
+    return [[other.name for other in one.others] for one in Side], Side.LEFT in Side.RIGHT.others
+""",
     "bound methods of enumeration members in the enumeration": """
 import enum
 class E(enum.Enum):
@@ -358,3 +449,37 @@ def test_it_travels_on_in_the_same_bytes(child: Child, source: str) -> None:
         again = stopover.relay(reduction.dumps(probe))
     assert child.ask(again) == observe(program(source))
     assert reduction.dumps(probe) == reduction.dumps(probe)
+
+
+def test_a_class_has_the_same_pickle_again_when_its_instances_have_been_looked_at() -> None:
+    probe = program(
+        """
+import functools
+class A: pass
+class Box:
+    def go(self): return A.things, made
+A.things = [A() for _ in range(150)]
+@functools.cache
+def made(n): return Box()
+def probe(): return Box
+"""
+    )
+    first = reduction.dumps(probe)
+    for thing in probe.__globals__["A"].things:
+        vars(thing)
+    probe.__globals__["made"](1)
+    assert reduction.dumps(probe) == first
+
+
+def test_an_array_of_instances_in_their_class(child: Child) -> None:
+    pytest.importorskip("numpy")
+    source = """
+import numpy
+class Kept:
+    def __init__(self, n): self.n = n
+    def __getstate__(self): return (self.n,)
+    def __setstate__(self, state): self.n, = state
+Kept.all = numpy.array([Kept(1), Kept(2)], dtype=object)
+def probe(): return [one.n for one in Kept.all]
+"""
+    assert child.ask(reduction.dumps(program(source))) == observe(program(source))
