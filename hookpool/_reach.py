@@ -12,7 +12,14 @@ import gc
 import sys
 import weakref
 from collections.abc import Iterable
-from types import FunctionType, GenericAlias, MethodType, ModuleType
+from types import (
+    CellType,
+    FunctionType,
+    GenericAlias,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+)
 
 from hookpool import _classes
 from hookpool._code import ANNOTATIONS, facts
@@ -48,7 +55,7 @@ class Reach:
     (False, True)
     """
 
-    __slots__ = ("_cls", "_harmless", "_leading")
+    __slots__ = ("_cls", "_harmless", "_leading", "_plain")
 
     def __init__(self, cls: Any) -> None:
         self._cls = cls
@@ -56,6 +63,8 @@ class Reach:
         self._harmless = {id(cls)}
         #: The ids of functions that do.
         self._leading: set[int] = set()
+        #: The ids of types of which no object is the class's, and each is but what it refers to.
+        self._plain = set(_CONTAINERS)
 
     def of(self, fn: FunctionType) -> bool:
         """Whether a function leads there."""
@@ -66,28 +75,34 @@ class Reach:
 
     def leads(self, values: Iterable[Any]) -> bool:
         """Whether any of these values does."""
-        seen: set[int] = set()
+        harmless, plain, seen = self._harmless, self._plain, set[int]()
         count, level = 0, list(values)
         while level:
             following: list[Any] = []
             opaque: list[Any] = []  # what only the garbage collector knows the inside of
             for value in level:
                 kind, ident = type(value), id(value)
-                if id(kind) in ATOMS or ident in seen or ident in self._harmless:
+                if id(kind) in ATOMS or ident in seen or ident in harmless:
+                    continue
+                seen.add(ident)
+                count += kind is not dict
+                if id(kind) in plain:
+                    opaque.append(value)
                     continue
                 if ident in self._leading or self._is_it(kind, value):
                     return True
-                seen.add(ident)
-                count += kind is not dict
                 parts = _parts(kind, value)
                 if parts is None:
                     opaque.append(value)
-                    parts = (kind,) if kind.__flags__ & _HEAP_TYPE else ()
-                following += parts
+                    following.append(kind)
+                    if kind.__flags__ & _HAVE_GC and not _is_alias(kind):
+                        plain.add(id(kind))
+                else:
+                    following += parts
             if count > _MOST or len(seen) > _MOST_WITH_DICTS:
                 return True
             level = following + gc.get_referents(*opaque)
-        self._harmless |= seen
+        harmless |= seen
         return False
 
     def _is_it(self, kind: Any, value: Any) -> bool:
@@ -97,12 +112,22 @@ class Reach:
             return True
         if kind is MethodType:
             return _is_kind_of(cls, value.__self__)
-        if kind is GenericAlias or kind.__module__ == "typing":
+        if _is_alias(kind):
             return _is_kind_of(cls, getattr(value, "__origin__", None))
         if not kind.__flags__ & _HAVE_GC:
             numpy = sys.modules.get("numpy")
             return numpy is not None and kind is numpy.ndarray and value.dtype.hasobject
         return False
+
+
+#: The ids of types that refer to things, and are nobody's.
+_CONTAINERS = frozenset(
+    map(id, (dict, list, tuple, set, frozenset, CellType, MappingProxyType, property))
+)
+
+
+def _is_alias(kind: Any) -> bool:
+    return kind is GenericAlias or kind.__module__ == "typing"
 
 
 def _is_kind_of(cls: Any, value: Any) -> bool:
@@ -117,6 +142,8 @@ def _parts(kind: Any, value: Any) -> Iterable[Any] | None:
         return _parts_of_class(value)
     if kind is ModuleType:
         return ()
+    if kind is MethodType:
+        return value.__func__, value.__self__
     if kind is functools._lru_cache_wrapper:
         return value.__wrapped__, value.__dict__  # not what it remembers
     if _is_subclass(weakref.ReferenceType, kind):

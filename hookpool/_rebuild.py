@@ -152,9 +152,9 @@ def _globals_of(home: Any, *, shared: bool) -> dict[str, Any]:
     """The globals a function is to live in: `home` is a name, or what has them already."""
     kind = type(home)
     if kind is FunctionType:
-        return home.__globals__
+        return home.__globals__  # type: ignore[no-any-return]
     if kind is ModuleType:
-        return home.__dict__
+        return home.__dict__  # type: ignore[no-any-return]
     make = shared_namespace if shared else namespace
     return (make(home) if kind is str else make(*home)).__dict__
 
