@@ -67,7 +67,7 @@ stress: $(call stamp,test) ## two soaks with random kills for SECONDS=1800 each,
 matrix: ## make test on each CPython >= 3.11 that the PATH and pyenv have, in .venvs/
 	@tools/each_python.sh -q
 
-bench: $(call stamp,bench) ## compare with other pools and picklers, about three quarters of an hour; BENCH='--quick' one minute
+bench: $(call stamp,bench) ## compare with other pools and picklers, about half an hour; BENCH='--quick' one minute
 	@$(BIN)/python -m bench.run $(BENCH)
 
 bench-joblib: $(call stamp,bench) ## joblib on loky against joblib on hookpool, pair by pair, three minutes
