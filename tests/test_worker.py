@@ -259,8 +259,12 @@ def test_tasks_and_functions_that_there_is_no_memory_for_fail_alone(owner, monke
     while owner.channel.backed_up:
         owner.channel.flush()
 
-    *failed, good = owner.receive(4)
+    frames = owner.receive(5)
 
+    *failed, good = [row for row in frames if not isinstance(row, _wire.Frame)]
+    lacking = [frame for frame in frames if isinstance(frame, _wire.Frame)]
+    assert [(frame.kind, frame.number) for frame in lacking] == [(Kind.LACKS, 1)]
+    assert len(failed) == 3
     for row in failed:
         assert row.status == Status.UNREADABLE
         assert type(_worker.read_error(row.payload)[0]) is MemoryError
