@@ -3,8 +3,9 @@
     python -m bench.plot [--history FOLDER] [--plots FOLDER]
 
 latest.png     every case of pools, newest record that has it: time per subject
+pools.png      some of them, those of `SHOWN`
 picklers.png   every case of picklers, likewise
-history.png    hookpool's ratio to the baseline, case by case, record by record
+history.png    hookpool's ratio to the baseline, of those of `SHOWN`, record by record
 gain.png       how many times faster our reducers are on the C pickler (bpo-35900) than in Python
 """
 
@@ -20,6 +21,18 @@ from bench.stats import STATISTICS, Interval, pooled, ratio, scaled
 
 PLOTS = Path(__file__).parent / "plots"
 OURS = "hookpool"
+#: What most programs feel, small calls first.
+SHOWN = (
+    "round_trip",
+    "submit_many",
+    "map_many",
+    "completed_many",
+    "uneven_sleeping",
+    "cold_start",
+    "second_pool",
+    "large_echo",
+    "large_captured",
+)
 OUR_COLOUR, THEIR_COLOUR = "#c2452d", "#8fa3b5"
 
 
@@ -106,31 +119,36 @@ def gain_of(case: str, record: Record) -> Interval | None:
 
 
 def lines_of_history(records: Sequence[Record], path: Path) -> None:
-    """Our ratio to each case's baseline over the records."""
+    """Our ratio to each case's baseline over the records, a panel for each case."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    axis = figure.subplots()
-    for case in latest(records):
-        points = []
-        for number, record in enumerate(records):
-            about = record["cases"].get(case)
-            if about:
-                ours = samples_of(record, case, OURS)
-                theirs = samples_of(record, case, about["baseline"])
-                interval = ratio(ours, theirs, about["statistics"][0])
-                if interval:
-                    points.append((number, interval.value))
-        if points:
-            axis.plot(*zip(*points, strict=True), marker="o", label=case)
-    axis.set_yscale("log")
-    axis.axhline(1.0, color="black", linewidth=0.8)
-    axis.set_ylabel(f"{OURS} / baseline of the case (below 1: faster)")
-    labels = [f"{record['when'][:10]}\n{record['commit']}" for record in records]
-    axis.set_xticks(range(len(records)), labels, fontsize=7)
-    if axis.lines[1:]:
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+    columns = 3
+    figure = Figure(figsize=(12, 2.3 * -(-len(SHOWN) // columns)), layout="constrained")
+    figure.suptitle(f"time of {OURS} / of the case's baseline (below 1: faster), by record")
+    for axis, case in zip(figure.subplots(3, columns).flat, SHOWN, strict=False):
+        points = _history_of(case, records)
+        axis.plot(
+            [label for label, _ in points], [ratio for _, ratio in points], "o-", color=OUR_COLOUR
+        )
+        baseline = next((r["cases"][case]["baseline"] for r in records if case in r["cases"]), "")
+        axis.set_title(f"{case} / {baseline}", fontsize=8)
+        axis.set_yscale("log")
+        axis.axhline(1.0, color=THEIR_COLOUR, linewidth=0.8)
+        axis.tick_params(labelsize=6, which="both")
     figure.savefig(path, dpi=90)
+
+
+def _history_of(case: str, records: Sequence[Record]) -> list[tuple[str, float]]:
+    """Day and commit of each record that has a case, and our ratio there."""
+    points = []
+    for record in records:
+        about = record["cases"].get(case)
+        if about:
+            ours, theirs = (samples_of(record, case, who) for who in (OURS, about["baseline"]))
+            interval = ratio(ours, theirs, about["statistics"][0])
+            if interval:
+                points.append((f"{record['when'][5:10]}\n{record['commit'][:6]}", interval.value))
+    return points
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -147,6 +165,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     picklers = {case: record for case, record in cases.items() if is_pickler_case(case)}
     if pools:
         bars(pools, "pools", options.plots / "latest.png")
+        shown = {case: pools[case] for case in SHOWN if case in pools}
+        if shown:
+            bars(shown, "pools", options.plots / "pools.png")
     if picklers:
         bars(picklers, "picklers", options.plots / "picklers.png")
         gain(picklers, options.plots / "gain.png")

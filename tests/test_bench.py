@@ -389,7 +389,7 @@ def test_pictures_are_drawn_from_records(tmp_path):
     )
 
     pictures = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert pictures == ["gain.png", "history.png", "latest.png", "picklers.png"]
+    assert pictures == ["gain.png", "history.png", "latest.png", "picklers.png", "pools.png"]
 
 
 def test_the_page_gets_the_tables_as_they_were_printed(tmp_path):
