@@ -17,7 +17,6 @@ imported, which a task may do at any moment.
 from __future__ import annotations
 
 import contextlib
-import copyreg
 import importlib
 import importlib.util
 import itertools
@@ -35,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hookpool import errors
 from hookpool._definitions import Definition, Ledger, Packet, Reference
+from hookpool._plans import table_with
 from hookpool._shelf import Tabled
 from hookpool.reduction import Table
 
@@ -183,11 +183,7 @@ def table_of(reduce_array: Callable[[Any], Any]) -> Table | None:
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return None
-    return {
-        **copyreg.dispatch_table,
-        numpy.ndarray: reduce_array,
-        numpy.memmap: reduce_array,
-    }
+    return table_with({numpy.ndarray: reduce_array, numpy.memmap: reduce_array})
 
 
 # ---- the worker's side ---------------------------------------------------------------------

@@ -270,7 +270,7 @@ def reduce_class(cls: Any) -> tuple[Any, ...]:
         and (
             id(type(value)) not in _DESCRIPTORS
             or value.__objclass__ is not cls
-            or not _is_named(value, name)
+            or value.__name__ != name  # a second one
         )
     }
     slots = _slots(own)
@@ -315,16 +315,10 @@ def _slots(own: Any) -> tuple[str, ...] | None:
     names = [
         name
         for name, value in own.items()
-        if type(value) is MemberDescriptorType and _is_named(value, name)
+        if type(value) is MemberDescriptorType and value.__name__ == name
     ]
     names += [name for name in ("__dict__", "__weakref__") if name in own]
     return tuple(names)
-
-
-def _is_named(slot: Any, name: str) -> bool:
-    """Whether this is a slot's own name, and not one that it was given later."""
-    own = slot.__name__
-    return name == own or (own.startswith("__") and name.endswith(own))  # a private one
 
 
 def _registered(cls: Any) -> list[Any]:

@@ -27,14 +27,8 @@ from hookpool._phases import reduce_class
 from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import plans, table_with
 from hookpool._records import Record
-from hookpool.reduction import (
-    Table,
-    TaskPickler,
-    WorkerPickler,
-    raise_explained,
-    stands_for_itself,
-    take,
-)
+from hookpool._worker_pickler import TaskPickler, WorkerPickler, stands_for_itself
+from hookpool.reduction import Table, raise_explained, take
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

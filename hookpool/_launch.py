@@ -145,10 +145,12 @@ def _surroundings() -> tuple[dict[str, str], set[int], dict[int, Any]]:
 
 
 def _dump(obj: object, file: io.BytesIO, protocol: int | None = None) -> None:
-    from hookpool import reduction  # not before a server has been started, which does without
+    # Not before a server has been started, which does without.
+    from hookpool import reduction
+    from hookpool._worker_pickler import WorkerPickler
 
     parts = _parts(obj) if isinstance(obj, BaseProcess) else None
-    reduction.write(reduction.WorkerPickler(file, protocol), obj, parts)
+    reduction.write(WorkerPickler(file, protocol), obj, parts)
 
 
 def _parts(process: BaseProcess) -> dict[str, object]:

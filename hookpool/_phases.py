@@ -89,8 +89,11 @@ def _in_order(pickler: Any, cls: Any, state: tuple[Any, ...]) -> tuple[Any, ...]
     code, values = _sorted(state[1])
     if is_safe(pickler, values):
         return state
-    reach = Reach(cls)
-    return _in_phases(pickler, cls, code, state, reach) if reach.leads(values) else state
+    reach = Reach(cls, pickler.sight)
+    if reach.leads(values):
+        state = _in_phases(pickler, cls, code, state, reach)
+    pickler.sight = reach.left
+    return state
 
 
 def _in_phases(

@@ -17,7 +17,7 @@ from multiprocessing import connection, queues
 from typing import Any
 
 from hookpool._rebound import Overlay, rebound
-from hookpool.reduction import worker_dumps
+from hookpool._worker_pickler import worker_dumps
 
 __all__ = ["Connection", "JoinableQueue", "Listener", "Queue", "SimpleQueue", "connect", "pipe"]
 

@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 # So many objects are looked at. What refers to more is taken to need the class: that makes the
 # class's pickle longer, while a longer walk would cost more than that.
 _MOST = 200
+# And so many in one pickle, for all its classes and their functions.
+MOST_IN_ALL = 5 * _MOST
 # Dicts are not among them, as an instance may or may not have got its own by now, and the same
 # class shall have the same pickle twice. But there is an end to them, too.
 _MOST_WITH_DICTS = 2000
 
 # Flags of a type, from CPython's object.h, https://docs.python.org/3/c-api/typeobj.html
-_HEAP_TYPE = 1 << 9  # made by a class statement, as a rule
 _HAVE_GC = 1 << 14  # the garbage collector knows what its instances refer to
 _TYPE_SUBCLASS = 1 << 31  # its instances are classes
 # Not `issubclass`, which asks the metaclass: that of `TypedDict` raises.
@@ -55,14 +56,16 @@ class Reach:
     (False, True)
     """
 
-    __slots__ = ("_cls", "_harmless", "_leading", "_plain")
+    __slots__ = ("_cls", "_harmless", "_leading", "_plain", "left")
 
-    def __init__(self, cls: Any) -> None:
+    def __init__(self, cls: Any, left: int = MOST_IN_ALL) -> None:
         self._cls = cls
         #: The ids of what was found not to lead there.
         self._harmless = {id(cls)}
         #: The ids of functions that do.
         self._leading: set[int] = set()
+        #: How many objects may still be looked at.
+        self.left = left
         #: The ids of types of which no object is the class's, and each is but what it refers to.
         self._plain = set(_CONTAINERS)
 
@@ -76,20 +79,25 @@ class Reach:
     def leads(self, values: Iterable[Any]) -> bool:
         """Whether any of these values does."""
         harmless, plain, seen = self._harmless, self._plain, set[int]()
-        count, level = 0, list(values)
+        most, count, level = min(_MOST, self.left), 0, list(values)
         while level:
             following: list[Any] = []
             opaque: list[Any] = []  # what only the garbage collector knows the inside of
+            before = count
             for value in level:
                 kind, ident = type(value), id(value)
                 if id(kind) in ATOMS or ident in seen or ident in harmless:
                     continue
                 seen.add(ident)
                 count += kind is not dict
+                if count > most or len(seen) > _MOST_WITH_DICTS:
+                    self.left -= most
+                    return True
                 if id(kind) in plain:
                     opaque.append(value)
                     continue
                 if ident in self._leading or self._is_it(kind, value):
+                    self.left -= before  # not `count`: a set may give them in another order
                     return True
                 parts = _parts(kind, value)
                 if parts is None:
@@ -99,9 +107,8 @@ class Reach:
                         plain.add(id(kind))
                 else:
                     following += parts
-            if count > _MOST or len(seen) > _MOST_WITH_DICTS:
-                return True
             level = following + gc.get_referents(*opaque)
+        self.left -= count
         harmless |= seen
         return False
 
@@ -162,7 +169,7 @@ def _parts_of_function(fn: FunctionType) -> list[Any]:
 
 
 def _parts_of_class(cls: Any) -> list[Any]:
-    if not cls.__flags__ & _HEAP_TYPE or is_importable(cls):
+    if not cls.__flags__ & _classes.HEAP or is_importable(cls):
         return []
     own = dict(_classes.dict_of(cls))
     parts = [value for name, value in own.items() if name not in _classes.NOT_COPIED]

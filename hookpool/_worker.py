@@ -104,7 +104,9 @@ class Start:
         self._packed: bytes | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        packed = reduction.worker_dumps((self.initializer, self.initargs, self.reducers))
+        from hookpool._worker_pickler import worker_dumps  # late: it is the owner who sends
+
+        packed = worker_dumps((self.initializer, self.initargs, self.reducers))
         return _start, (packed, dict(self.environ), self.threads, self.depth, self.lending)
 
     def prepare(self) -> None:

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 
 from hookpool._cpus import cpu_count
@@ -29,7 +30,7 @@ from hookpool.context import HookContext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
     from typing import Any, Literal, ParamSpec, TypeVar
@@ -148,6 +149,8 @@ class HookPoolExecutor(Executor):
             raise TypeError("initializer must be a callable")
         _check_memory(shared_memory, large)
         _check_policy(on_worker_death)
+        results = _checked_reducers("result_reducers", result_reducers)
+        jobs = _checked_reducers("job_reducers", job_reducers)
         _check_depth()
         threads = max(1, cpu_count() // workers) if inner_threads == "share" else inner_threads
         self._max_workers = workers
@@ -160,10 +163,10 @@ class HookPoolExecutor(Executor):
             threads,
             _worker.depth + 1,
             (share, large),
-            dict(result_reducers or {}),
+            results,
         )
         lender = Lender(shared_memory, large)
-        self._ledger = Ledger(lender, dict(job_reducers or {}))
+        self._ledger = Ledger(lender, jobs)
         config = _scheduler.Config(
             workers,
             max_tasks_per_child,
@@ -413,6 +416,24 @@ def _check_depth() -> None:
             f"this process is in a worker of a worker, {_worker.depth} pools deep, and wanted to "
             "make one more; this is most likely code that makes a pool when it is imported"
         )
+
+
+def _checked_reducers(name: str, reducers: object) -> dict[type, Callable[[Any], Any]]:
+    """A copy of a table of reducers, or an empty one."""
+    if reducers is None:
+        return {}
+    if not isinstance(reducers, Mapping):
+        raise TypeError(
+            f"{name} must map types to functions that reduce their objects: {reducers!r}"
+        )
+    for kind, reduce in reducers.items():
+        if not isinstance(kind, type):
+            raise TypeError(f"{name} has {kind!r}, which is not a type, among its keys")
+        if not callable(reduce):
+            raise TypeError(
+                f"{name} has {reduce!r} for {kind.__qualname__}, which is not callable"
+            )
+    return dict(reducers)
 
 
 def _check_memory(most: int | None, large: int) -> None:

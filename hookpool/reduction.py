@@ -20,19 +20,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from types import FunctionType, ModuleType
+from types import FunctionType
 
-from hookpool import _classes, _objects, _rebuild
+from hookpool import _classes, _rebuild
 from hookpool._functions import reduce_function
 from hookpool._importable import (
-    is_importable,
-    is_module_importable,
     list_registry_pickle_by_value,
     register_pickle_by_value,
     unregister_pickle_by_value,
 )
 from hookpool._phases import reduce_class
-from hookpool._plain import ATOMS
 from hookpool._plans import (
     UNRANKED,
     Table,
@@ -45,6 +42,7 @@ from hookpool._plans import (
     reduce_any_class,
     reduce_any_function,
 )
+from hookpool._reach import MOST_IN_ALL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,19 +67,17 @@ __all__ = [
     "Pickler",
     "ReusablePickler",
     "Table",
-    "TaskPickler",
-    "WorkerPickler",
     "dump",
     "dumps",
+    "dumps_by",
+    "gathered",
     "list_registry_pickle_by_value",
     "load",
     "loads",
     "raise_explained",
     "register_pickle_by_value",
-    "stands_for_itself",
     "take",
     "unregister_pickle_by_value",
-    "worker_dumps",
     "write",
 ]
 
@@ -180,12 +176,13 @@ class HookPickler(_CPickler):
     42
     """
 
-    __slots__ = ("_lent", "met", "protocol", "root", "simple", "table", "ways", "ways_ex")
+    __slots__ = ("_lent", "met", "protocol", "root", "sight", "simple", "table", "ways", "ways_ex")
 
     root: Any  # what is being dumped
     table: Any  # the user's dispatch table
     met: dict[int, Any]  # id of a function, cell, globals... -> what its plan has to remember
     protocol: int
+    sight: int  # how many objects may still be looked at for what leads to which class
     simple: set[type]  # types found to be simple in this dump, see `_classes.is_simple`
     #: Of types met in this dump: what the C pickler would call with the object; and a protocol.
     ways: dict[type, Callable[[Any], Any]]
@@ -218,6 +215,7 @@ class HookPickler(_CPickler):
     def start(self) -> None:
         """Begin with an empty memo."""
         self.met = {}
+        self.sight = MOST_IN_ALL
         self.simple = set()
         self.ways, self.ways_ex = {}, {}
         self.table = self._lent = None
@@ -408,6 +406,7 @@ class ReusablePickler(HookPickler):
         self.root = None
         if self.met:
             self.met = {}
+            self.sight = MOST_IN_ALL
         self._end_loan()
         if self.table is not None:
             self.table = None
@@ -501,13 +500,14 @@ def dumps(
     42
     """
     if buffer_callback is None and (protocol is None or protocol == _HIGHEST):
-        return _dumps(ReusablePickler, obj)
+        return dumps_by(ReusablePickler, obj)
     file = BytesIO()
     dump(obj, file, protocol, buffer_callback)
     return file.getvalue()
 
 
-def _dumps(kind: type[ReusablePickler], obj: Any) -> bytes:
+def dumps_by(kind: type[ReusablePickler], obj: Any) -> bytes:
+    """The pickle of an object by this kind of pickler; errors give the path to the culprit."""
     plans.check()
     try:
         return pickled(kind, obj)
@@ -567,133 +567,3 @@ _ONLY_WHILE_STARTING = re.compile("objects should only be shared between process
 
 def _probe(obj: Any) -> None:
     pickled(ReusablePickler, obj)
-
-
-# ---------------------------------------------------------------------------------------------
-# For workers
-# ---------------------------------------------------------------------------------------------
-
-
-class WorkerPickler(HookPickler):
-    """Writes for a worker: captured globals carry a stamp, which tells it what it has already."""
-
-    __slots__ = ()
-
-    make_function = staticmethod(_rebuild.task_function)
-    shares_namespaces = True
-
-    def stamps_of(
-        self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
-    ) -> dict[str, bytes]:
-        """Stamps of those captured globals that do not stand for themselves."""
-        return {
-            name: self.stamp(value)
-            for name, value in captured.items()
-            if not stands_for_itself(value)
-        }
-
-    def stamp(self, value: Any) -> bytes:
-        """What tells this value from another one that the same name might have."""
-        stamps = self.met.get(_STAMPS)
-        if stamps is None:
-            stamps = self.met[_STAMPS] = {}
-        known = stamps.get(id(value))
-        if known is None:
-            # The value is kept too, or another one might get its id while this dump lasts.
-            known = stamps[id(value)] = _stamp(value, self.digest, self.table), value
-        stamp: bytes = known[0]
-        return stamp
-
-    def digest(self, buffer: pickle.PickleBuffer) -> bytes:
-        """What tells the content of a large buffer from another."""
-        from hookpool import _sharing  # late: who pickles for nobody in particular needs none
-
-        return _sharing.digest(buffer.raw())
-
-
-_STAMPS = -3  # no object has this id
-
-
-class TaskPickler(ReusablePickler, WorkerPickler):
-    """Writes for a worker, one object after the other."""
-
-    __slots__ = ()
-
-
-def worker_dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
-    """As `dumps`, for a process that has called `_rebuild.enter_worker`."""
-    if buffer_callback is None:
-        return _dumps(TaskPickler, obj)
-    file = BytesIO()
-    write(WorkerPickler(file, buffer_callback=buffer_callback), obj)
-    return file.getvalue()
-
-
-class _StampPickler(ReusablePickler):
-    """Writes what a captured global is, for comparison only.
-
-    Functions go without their globals, which carry stamps of their own, and classes by their
-    identity and version.
-    """
-
-    __slots__ = ()
-
-    gathers = True
-
-    def stamps_of(self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]) -> Any:
-        """That no globals are wanted."""
-        return self.no_globals
-
-    is_stamping = True
-
-    def reduce_class(self, cls: Any) -> Any:
-        """The identity and version of a class."""
-        known = _classes.identity(cls)
-        return _rebuild.known_class, (known.token, known.version)
-
-
-# A stamp up to this long is the pickle itself.
-_SHORT = 32
-# From here on buffers are not copied for it.
-_LONG = 1 << 16
-
-
-def stands_for_itself(value: Any) -> bool:
-    """Whether the receiver can tell from the value alone that it is the one it has got."""
-    kind = type(value)
-    if id(kind) in ATOMS:
-        return True
-    if kind is ModuleType:
-        return is_module_importable(value.__name__)
-    if kind is FunctionType or issubclass(kind, type):
-        return is_importable(value)
-    return False
-
-
-class _Digests:
-    """In the place of a lender: takes the digests of large buffers for the buffers."""
-
-    __slots__ = ("_digest",)
-
-    def __init__(self, digest: Callable[[pickle.PickleBuffer], bytes]) -> None:
-        self._digest = digest
-
-    def least(self) -> int:
-        return _LONG
-
-    def parcel(self, pieces: Sequence[Any], buffers: Sequence[pickle.PickleBuffer]) -> bytes:
-        return b"".join([*pieces, *map(self._digest, buffers)])
-
-
-def _stamp(
-    value: Any, digest: Callable[[pickle.PickleBuffer], bytes], table: Table | None
-) -> bytes:
-    with _objects.without_handing_over():
-        data = gathered(_StampPickler, value, _Digests(digest), table)
-    assert type(data) is bytes
-    if len(data) <= _SHORT:
-        return data
-    # Imported late: a worker has no use for it.
-    from hashlib import blake2b
-
-    return blake2b(data, digest_size=16).digest()

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from hypothesis import HealthCheck, settings
 
 from hookpool import reduction
 from hookpool.executor import HookPoolExecutor
+from tests.agree_child import Child
 from tests.elsewhere import Elsewhere
 from tests.processes import describe_process
 
@@ -80,6 +82,20 @@ def elsewhere() -> Iterator[Elsewhere]:
     """A process that cannot import the tests."""
     with Elsewhere() as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    """A process that cannot import the tests, and takes what was pickled by whatever pickler."""
+    with closing(Child()) as child:
+        yield child
+
+
+@pytest.fixture(scope="module")
+def stopover() -> Iterator[Child]:
+    """Another one, on the way to it."""
+    with closing(Child()) as child:
+        yield child
 
 
 @pytest.fixture

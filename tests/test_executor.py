@@ -787,6 +787,20 @@ def test_reducers_of_a_pool_are_for_what_it_sends_and_for_what_comes_back(name):
     assert hookpool.loads(hookpool.dumps(Sent("else"))).how == ("else",)
 
 
+@pytest.mark.parametrize("name", ["job_reducers", "result_reducers"])
+@pytest.mark.parametrize(
+    ("reducers", "message"),
+    [
+        ([Sent], "must map types to functions that reduce their objects: .*Sent"),
+        ({"Sent": repr}, "has 'Sent', which is not a type, among its keys"),
+        ({Sent: "reduce"}, "has 'reduce' for Sent, which is not callable"),
+    ],
+)
+def test_what_is_not_a_table_of_reducers_is_refused(name, reducers, message):
+    with pytest.raises(TypeError, match=f"{name} {message}"):
+        HookPoolExecutor(1, **{name: reducers})
+
+
 def test_other_reducers_give_another_reusable_executor(reusable):
     first = get_reusable_executor(1)
     second = get_reusable_executor(1, job_reducers={Sent: lambda one: (Sent, ("reduced",))})
@@ -797,19 +811,18 @@ def test_other_reducers_give_another_reusable_executor(reusable):
 def test_the_parameters_of_the_reusable_executor_are_lokys():
     """As far as version 3.7 had them, in this order; to import it would change this process."""
     parameters = inspect.signature(get_reusable_executor).parameters.values()
-    assert {one.name: one.default for one in parameters} == {
-        "max_workers": None,
-        "context": None,
-        "timeout": 10,
-        "kill_workers": False,
-        "reuse": "auto",
-        "job_reducers": None,
-        "result_reducers": None,
-        "initializer": None,
-        "initargs": (),
-        "env": None,
-    }
-    assert [one.name for one in parameters][5:7] == ["job_reducers", "result_reducers"]
+    assert [(one.name, one.default) for one in parameters] == [
+        ("max_workers", None),
+        ("context", None),
+        ("timeout", 10),
+        ("kill_workers", False),
+        ("reuse", "auto"),
+        ("job_reducers", None),
+        ("result_reducers", None),
+        ("initializer", None),
+        ("initargs", ()),
+        ("env", None),
+    ]
 
 
 def test_a_shut_down_reusable_executor_is_replaced(reusable):

@@ -26,6 +26,7 @@ FLOORS = [
     ["_worker", "_launch", "_primitives"],  # 2
     ["_repeats"],
     ["_definitions", "_shelf"],
+    ["_worker_pickler"],
     ["reduction", "_channel", "_forkserver", "_watch"],  # 1
     ["_plans", "_sharing"],
     ["_phases", "_buffers"],
@@ -102,6 +103,7 @@ PARTS = {
     "_rebuild_objects": "reduction",
     "_shelf": "definitions",
     "_type_forms": "reduction",
+    "_worker_pickler": "definitions",
 }
 
 TESTS = Path(__file__).parent

@@ -57,6 +57,11 @@ def test_signals_and_garbage_collector_are_those_of_a_fresh_interpreter() -> Non
     assert in_child(look) == (True, signal.SIG_DFL, True)
 
 
+def test_a_collection_in_a_child_leaves_alone_what_the_server_had() -> None:
+    """To look through it would copy it, in each child."""
+    assert in_child(gc.get_freeze_count) > 1000
+
+
 def test_preloaded_modules_are_there_and_a_broken_one_is_named(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

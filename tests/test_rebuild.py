@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hookpool import _rebuild, reduction
+from hookpool._worker_pickler import worker_dumps
 from tests.elsewhere import Elsewhere, RaisedElsewhere
 
 HERE = sys.modules[__name__]
@@ -26,7 +27,7 @@ def worker() -> Iterator[Elsewhere]:
 
 
 def call(worker: Elsewhere, fn: Any, *args: Any) -> Any:
-    return pickle.loads(worker.ask("call", reduction.worker_dumps((fn, args))))
+    return pickle.loads(worker.ask("call", worker_dumps((fn, args))))
 
 
 def put(new: Any) -> None:
@@ -77,7 +78,7 @@ def test_stand_alone_pickles_keep_a_namespace_of_their_own_also_in_a_worker(
 
 def test_outside_a_worker_nothing_is_shared_between_loads() -> None:
     assert not _rebuild.in_worker()
-    one, other = (pickle.loads(reduction.worker_dumps((put, get))) for _ in range(2))
+    one, other = (pickle.loads(worker_dumps((put, get))) for _ in range(2))
 
     one[0]("changed")
 

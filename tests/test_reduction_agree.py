@@ -11,8 +11,7 @@ import pickle
 import sys
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import PurePosixPath
@@ -26,19 +25,6 @@ from hypothesis import strategies as st
 
 from hookpool import reduction
 from tests.agree_child import Child, describe, observe
-
-
-@pytest.fixture(scope="module")
-def child() -> Iterator[Child]:
-    with closing(Child()) as child:
-        yield child
-
-
-@pytest.fixture(scope="module")
-def stopover() -> Iterator[Child]:
-    with closing(Child()) as child:
-        yield child
-
 
 # One child for all examples is the point, not an oversight.
 shared_child = settings(

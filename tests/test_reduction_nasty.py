@@ -6,7 +6,6 @@ Each defines `probe`; it gives in a process that cannot import the program what 
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -14,12 +13,6 @@ import pytest
 
 from hookpool import reduction
 from tests.agree_child import Child, observe
-
-
-@pytest.fixture(scope="module")
-def child() -> Iterator[Child]:
-    with closing(Child()) as child:
-        yield child
 
 
 def program(source: str) -> Any:

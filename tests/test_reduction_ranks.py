@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from hookpool import reduction
+from hookpool._worker_pickler import worker_dumps
 from hookpool.reduction import HookPickler, dumps, loads
 from tests.agree_child import Child, describe
 
@@ -144,13 +145,13 @@ def test_a_dispatch_table_is_asked_for_functions_that_have_no_name_to_go_by(chil
 def test_a_dispatch_table_set_on_the_pickler_itself_is_seen_by_those_made_before(
     child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(dumps([1])) < 100 > len(reduction.worker_dumps([1]))  # both have spare ones now
+    assert len(dumps([1])) < 100 > len(worker_dumps([1]))  # both have spare ones now
     monkeypatch.setattr(HookPickler, "dispatch_table", TABLE, raising=False)
     gives(child, dumps(Told()), "table")
-    gives(child, reduction.worker_dumps(Told()), "table")
+    gives(child, worker_dumps(Told()), "table")
     monkeypatch.undo()
     gives(child, dumps(Told()), "its own __reduce__")
-    gives(child, reduction.worker_dumps(Told()), "its own __reduce__")
+    gives(child, worker_dumps(Told()), "its own __reduce__")
 
 
 @pytest.mark.parametrize("protocol", [2, 5, None])

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import hookpool
-from hookpool import _watch, reduction
+from hookpool import _watch
+from hookpool._worker_pickler import worker_dumps
 
 # Source, so that each test has functions and globals of its own.
 SOURCE = """
@@ -213,9 +214,9 @@ def test_nothing_is_kept_alive(made):
 @pytest.mark.parametrize("name", WATCHED)
 def test_unchanged_means_the_same_bytes(made, name):
     fn = getattr(made, name)
-    seen, before = _watch.watch(fn), reduction.worker_dumps(fn)
+    seen, before = _watch.watch(fn), worker_dumps(fn)
     assert seen.is_unchanged(fn)
-    assert reduction.worker_dumps(fn) == before
+    assert worker_dumps(fn) == before
 
 
 def test_another_kind_of_set_in_the_same_place_is_seen(made):

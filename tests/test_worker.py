@@ -16,6 +16,7 @@ from hookpool._channel import Channel
 from hookpool._claims import Board, are_possible
 from hookpool._link import Link
 from hookpool._wire import Form, Kind, Status
+from hookpool._worker_pickler import worker_dumps
 from tests.helpers import wait_until
 
 pytestmark = pytest.mark.skipif(not are_possible(), reason="there is no atomic claim here")
@@ -301,7 +302,7 @@ def test_a_start_runs_the_initializer_in_the_given_environment(monkeypatch):
 def test_a_start_travels_in_one_pickle_and_opens_late():
     start = _worker.Start(len, ("abc",), {"A": "b"}, None, 1)
 
-    twin = reduction.loads(reduction.worker_dumps(start))
+    twin = reduction.loads(worker_dumps(start))
 
     assert twin.initializer is None
     assert twin.environ == {"A": "b"}

@@ -1,0 +1,152 @@
+"""Pickles for workers: captured globals carry a stamp, which tells a worker what it has already.
+
+A stamp is what its value would be as a pickle, or a digest of that; large buffers go into it by
+digests of their own.  So a worker that has met a function before keeps the globals of it that have
+not changed, and with them what tasks did to them.
+
+Owns these picklers and the stamps.  Knows nothing of channels or tasks.  Any thread may call the
+functions; one pickler belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from types import FunctionType, ModuleType
+
+from hookpool import _classes, _objects, _rebuild
+from hookpool._importable import is_importable, is_module_importable
+from hookpool._plain import ATOMS
+from hookpool.reduction import HookPickler, ReusablePickler, dumps_by, gathered, write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hookpool.reduction import Table
+
+
+class WorkerPickler(HookPickler):
+    """Writes for a worker: captured globals carry a stamp, which tells it what it has already."""
+
+    __slots__ = ()
+
+    make_function = staticmethod(_rebuild.task_function)
+    shares_namespaces = True
+
+    def stamps_of(
+        self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
+    ) -> dict[str, bytes]:
+        """Stamps of those captured globals that do not stand for themselves."""
+        return {
+            name: self.stamp(value)
+            for name, value in captured.items()
+            if not stands_for_itself(value)
+        }
+
+    def stamp(self, value: Any) -> bytes:
+        """What tells this value from another one that the same name might have."""
+        stamps = self.met.get(_STAMPS)
+        if stamps is None:
+            stamps = self.met[_STAMPS] = {}
+        known = stamps.get(id(value))
+        if known is None:
+            # The value is kept too, or another one might get its id while this dump lasts.
+            known = stamps[id(value)] = _stamp(value, self.digest, self.table), value
+        stamp: bytes = known[0]
+        return stamp
+
+    def digest(self, buffer: pickle.PickleBuffer) -> bytes:
+        """What tells the content of a large buffer from another."""
+        from hookpool import _sharing  # late: who pickles for nobody in particular needs none
+
+        return _sharing.digest(buffer.raw())
+
+
+_STAMPS = -3  # no object has this id
+
+
+class TaskPickler(ReusablePickler, WorkerPickler):
+    """Writes for a worker, one object after the other."""
+
+    __slots__ = ()
+
+
+def worker_dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
+    """As `dumps`, for a process that has called `_rebuild.enter_worker`."""
+    if buffer_callback is None:
+        return dumps_by(TaskPickler, obj)
+    file = BytesIO()
+    write(WorkerPickler(file, buffer_callback=buffer_callback), obj)
+    return file.getvalue()
+
+
+class _StampPickler(ReusablePickler):
+    """Writes what a captured global is, for comparison only.
+
+    Functions go without their globals, which carry stamps of their own, and classes by their
+    identity and version.
+    """
+
+    __slots__ = ()
+
+    gathers = True
+
+    def stamps_of(self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]) -> Any:
+        """That no globals are wanted."""
+        return self.no_globals
+
+    is_stamping = True
+
+    def reduce_class(self, cls: Any) -> Any:
+        """The identity and version of a class."""
+        known = _classes.identity(cls)
+        return _rebuild.known_class, (known.token, known.version)
+
+
+# A stamp up to this long is the pickle itself.
+_SHORT = 32
+# From here on buffers are not copied for it.
+_LONG = 1 << 16
+
+
+def stands_for_itself(value: Any) -> bool:
+    """Whether the receiver can tell from the value alone that it is the one it has got."""
+    kind = type(value)
+    if id(kind) in ATOMS:
+        return True
+    if kind is ModuleType:
+        return is_module_importable(value.__name__)
+    if kind is FunctionType or issubclass(kind, type):
+        return is_importable(value)
+    return False
+
+
+class _Digests:
+    """In the place of a lender: takes the digests of large buffers for the buffers."""
+
+    __slots__ = ("_digest",)
+
+    def __init__(self, digest: Callable[[pickle.PickleBuffer], bytes]) -> None:
+        self._digest = digest
+
+    def least(self) -> int:
+        return _LONG
+
+    def parcel(self, pieces: Sequence[Any], buffers: Sequence[pickle.PickleBuffer]) -> bytes:
+        return b"".join([*pieces, *map(self._digest, buffers)])
+
+
+def _stamp(
+    value: Any, digest: Callable[[pickle.PickleBuffer], bytes], table: Table | None
+) -> bytes:
+    with _objects.without_handing_over():
+        data = gathered(_StampPickler, value, _Digests(digest), table)
+    assert type(data) is bytes
+    if len(data) <= _SHORT:
+        return data
+    # Imported late: a worker has no use for it.
+    from hashlib import blake2b
+
+    return blake2b(data, digest_size=16).digest()
