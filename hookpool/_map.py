@@ -18,7 +18,7 @@ import pickle
 import threading
 import time
 from collections import deque
-from itertools import islice
+from itertools import chain, islice
 
 from hookpool._plain import LONGEST, are_immutable
 from hookpool._task import Block
@@ -122,8 +122,8 @@ class Map:
         if self._refusal is not None:
             for at in range(len(rows)):
                 self.take_error(index + at, self._refusal)
-        elif self._form is Form.ARGS and _are_plain(rows):
-            self._submit(index, Form.PLAIN, rows, ())
+        elif self._form is Form.ARGS and (plain := _plain(rows)) is not None:
+            self._submit(index, *plain, ())
         else:
             self._pickle(index, rows)
 
@@ -255,9 +255,13 @@ class Map:
                 self._driver.abandon(tasks.start, tasks.stop, kill)
 
 
-def _are_plain(rows: list[tuple[Any, ...]]) -> bool:
-    """Whether all arguments refer to nothing, and are small on average."""
-    if not are_immutable(rows):
-        return False
+def _plain(rows: list[tuple[Any, ...]]) -> tuple[Form, list[Any]] | None:
+    """What goes in one pickle, if all arguments refer to nothing, and are small on average."""
+    values = list(chain.from_iterable(rows))
+    if not are_immutable(values):
+        return None
+    # Most calls have one argument: without a tuple for each, both ends have half as much to do.
+    form, payloads = (Form.LONE, values) if len(rows[0]) == 1 else (Form.PLAIN, rows)
     # Pickled again when they are sent; once more costs less than a look at each.
-    return len(pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)) <= LONGEST * len(rows)
+    size = len(pickle.dumps(payloads, pickle.HIGHEST_PROTOCOL))
+    return (form, payloads) if size <= LONGEST * len(rows) else None

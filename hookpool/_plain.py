@@ -11,8 +11,6 @@ Owns the rule and nothing else.  Any thread may call it.
 
 from __future__ import annotations
 
-from itertools import chain
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -67,12 +65,12 @@ def are_plain(args: tuple[Any, ...]) -> bool:
     return True
 
 
-def are_immutable(rows: list[tuple[Any, ...]], depth: int = DEEPEST) -> bool:
-    """Whether the items of all tuples refer to nothing, of any size; a few C calls for all."""
-    kinds = set(map(id, map(type, chain.from_iterable(rows))))
+def are_immutable(values: list[Any], depth: int = DEEPEST) -> bool:
+    """Whether all values refer to nothing, of any size; a few C calls for all."""
+    kinds = set(map(id, map(type, values)))
     if kinds <= ATOMS:
         return True
     if id(tuple) not in kinds or not kinds <= _WITH_TUPLES or not depth:
         return False
-    inner = [item for item in chain.from_iterable(rows) if type(item) is tuple]
+    inner = [item for value in values if type(value) is tuple for item in value]
     return are_immutable(inner, depth - 1)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 _PROTOCOL = pickle.HIGHEST_PROTOCOL
-_PLAIN = Form.PLAIN
+_PLAIN, _LONE = Form.PLAIN, Form.LONE
 
 
 class Task:
@@ -116,7 +116,8 @@ class Block:
         self.function = function
         self.definition = definition
         self.form = form
-        #: One pickle for each call; or its arguments themselves where all are plain.
+        #: One pickle for each call; or its arguments themselves, or the only one, where all are
+        #: plain.
         self.payloads = payloads
         #: Whether parcels are among them, which are dropped as soon as they have served.
         self.is_large = Parcel in map(type, payloads)
@@ -205,9 +206,9 @@ def run_frame(
         tasks = [table[number] for number in range(start, stop)]
         payloads = [task.payload for task in tasks]  # type: ignore[union-attr]
     function = 0 if head.definition is None else head.definition.number
-    if head.form is _PLAIN:
+    if head.form is _PLAIN or head.form is _LONE:
         data = pickle.dumps(payloads, _PROTOCOL)
-        return _wire.plain_frame(start, stop - start, function, data)
+        return _wire.plain_frame(start, stop - start, function, data, head.form)
     for at, payload in enumerate(payloads):
         if type(payload) is Parcel:
             payloads[at] = exchange.lend(payload)

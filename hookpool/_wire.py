@@ -69,6 +69,7 @@ class Form(IntEnum):
     KWARGS = 1  # (args, kwargs)
     CALL = 2  # (function, args, kwargs)
     PLAIN = 3  # the args of each task of the run, in one pickle: these refer to nothing
+    LONE = 4  # as PLAIN, but the only argument of each task instead of its args
 
 
 # A member of an IntEnum costs two look-ups and a conversion each time.
@@ -92,8 +93,8 @@ class Run(Record):
     function: int
     form: int
     tasks: int
-    #: One for each task; the only one, for all of them, where the form is PLAIN; none where there
-    #: was no memory for them.
+    #: One for each task; the only one, for all of them, where the form is PLAIN or LONE; none
+    #: where there was no memory for them.
     payloads: list[memoryview]
 
 
@@ -139,10 +140,12 @@ def run_frame(first: int, function: int, form: Form, payloads: Sequence[Buffer])
     return [head + sizes, *payloads]
 
 
-def plain_frame(first: int, count: int, function: int, payload: Buffer) -> list[Buffer]:
+def plain_frame(
+    first: int, count: int, function: int, payload: Buffer, form: Form = Form.PLAIN
+) -> list[Buffer]:
     """The buffers of a TASKS frame with one payload for all tasks."""
     length = _RUN.size + len(payload)
-    return [_RUN_FRAME.pack(_TASKS, count, length, first, function, _PLAIN), payload]
+    return [_RUN_FRAME.pack(_TASKS, count, length, first, function, form), payload]
 
 
 def lone_call(task: int, function: int, payload: bytes) -> bytes:
@@ -175,7 +178,7 @@ def run(frame: Frame) -> Run:
     if frame.is_cut:
         return Run(first, function, form, frame.number, [])
     body = memoryview(frame.body)[_RUN.size :]
-    if form == _PLAIN:
+    if form >= _PLAIN:
         return Run(first, function, form, frame.number, [body])
     at = 8 * frame.number
     payloads = []

@@ -43,7 +43,7 @@ from hookpool._wire import Form, Kind, ResultRow, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -204,7 +204,7 @@ class _Values:
 
 
 _PROTOCOL = pickle.HIGHEST_PROTOCOL
-_PLAIN = int(Form.PLAIN)
+_PLAIN, _LONE = int(Form.PLAIN), int(Form.LONE)
 
 
 class _Worker:
@@ -340,17 +340,19 @@ class _Worker:
             self._call_one(task, function, pickle.loads(payload)[0])
 
     def _work_off(self, run: _wire.Run) -> None:
-        if run.form == _PLAIN and run.payloads:
+        if run.form >= _PLAIN and run.payloads:
             try:
                 function = self._shelf.function(run.function)
             except BaseException:  # noqa: BLE001 - it will be raised again, for each task
                 function = None
             if function is not None:
                 rows = pickle.loads(run.payloads[0])
-                if len(rows) == 1 and not self._queue and not self._outgoing:
-                    self._call_one(run.first, function, rows[0])
+                if run.form == _LONE:
+                    rows = zip(rows)
+                if run.tasks == 1 and not self._queue and not self._outgoing:
+                    self._call_one(run.first, function, *rows)
                 else:
-                    self._call_each(run.first, function, rows)
+                    self._call_each(run.first, run.tasks, function, rows)
                 return
             run = run._replace(payloads=run.payloads * run.tasks)
         for at in range(run.tasks):
@@ -394,17 +396,20 @@ class _Worker:
         micros = _micros(now - began)
         self._send(ResultRow(number, status, micros, payload), now, True)
 
-    def _call_each(self, first: int, function: Callable[..., Any], rows: list[Any]) -> None:
+    def _call_each(
+        self, first: int, tasks: int, function: Callable[..., Any], rows: Iterable[Any]
+    ) -> None:
         """Call a function with plain arguments, and keep plain values together."""
         claims, clock, fixed = self._claims, perf_counter, FIXED
         use, words = claims.use, claims.words
         claims.begin_run()
         values = self._begin_values(first, clock())
+        append = values.items.append
         for number, args in enumerate(rows, first):
             try:
                 use()
             except IndexError:
-                here = len(rows) - (number - first)
+                here = first + tasks - number
                 if not claims.claim(here):
                     self._drop(here)
                     return
@@ -419,11 +424,12 @@ class _Worker:
             except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
                 self._stop_copy()
                 values = self._interject(number, Status.RAISED, self._dump_error(error), values)
+                append = values.items.append
                 continue
             if _is_copy:
                 self._stop_copy()
             if is_value:
-                values.items.append(value)
+                append(value)
                 values.last = now = clock()
                 if now - values.since > FLUSH_SECONDS:
                     self._flush()
@@ -431,6 +437,7 @@ class _Worker:
                 status, payload = self._dump(value)
                 del value
                 values = self._interject(number, status, payload, values)
+                append = values.items.append
         words[1] = Doing.NOTHING
         self._end_values()
 

@@ -71,11 +71,12 @@ def test_a_run_comes_back_with_a_payload_for_each_task():
     assert [bytes(payload) for payload in run.payloads] == [b"a", b"", b"ccc"]
 
 
-def test_a_plain_run_comes_back_with_one_payload():
-    (frame,) = decode(_wire.join(_wire.plain_frame(7, 3, 5, b"abc")), 1 << 20)
+@pytest.mark.parametrize("form", [Form.PLAIN, Form.LONE])
+def test_a_plain_run_comes_back_with_one_payload(form):
+    (frame,) = decode(_wire.join(_wire.plain_frame(7, 3, 5, b"abc", form)), 1 << 20)
     run = _wire.run(frame)
 
-    assert run[:4] == (7, 5, Form.PLAIN, 3)
+    assert run[:4] == (7, 5, form, 3)
     assert [bytes(payload) for payload in run.payloads] == [b"abc"]
 
 
