@@ -112,9 +112,12 @@ def _spelled_out(
 
 
 def _whole(
-    pickler: Any, fn: FunctionType, known: Facts, inner: bool = False
+    pickler: Any, fn: FunctionType, known: Facts, inside: int = 1
 ) -> tuple[Any, ...] | None:
-    """What makes a function in one piece, if nothing that it captures can lead back to it."""
+    """What makes a function in one piece, if nothing that it captures can lead back to it.
+
+    `inside` is how many functions are looked into, each inside the one before.
+    """
     own, names, closure = _attributes(fn, known), known.names, fn.__closure__
     if own is None and not names and closure is None:  # as most methods
         return known.data or fn.__code__, _home(pickler, fn)
@@ -139,7 +142,7 @@ def _whole(
     if closure is not None:
         cells = tuple(map(_contents, closure))
         values += cells
-    if values and not _is_safe(pickler, values, modules, inner):
+    if values and not _is_safe(pickler, values, modules, inside):
         return None
     if closure is not None and type(found := _closure(pickler, closure, fn)) is list:
         if None in found:
@@ -158,7 +161,7 @@ def _whole(
 
 
 def _is_safe(
-    pickler: Any, values: Iterable[Any], modules: list[Any], inner: bool, depth: int = 0
+    pickler: Any, values: Iterable[Any], modules: list[Any], inside: int, depth: int = 0
 ) -> bool:
     """Whether it is certain, after a short look, that no function can be reached through values.
 
@@ -168,7 +171,7 @@ def _is_safe(
     for value in values:
         kind = type(value)
         if kind is FunctionType:
-            if not _is_safe_function(pickler, value, inner):
+            if not _is_safe_function(pickler, value, inside):
                 return False
         elif id(kind) in ATOMS:
             continue
@@ -180,7 +183,7 @@ def _is_safe(
                     return False
                 value = value.values()
             if not _are_atoms(map(id, map(type, value))) and (
-                depth == _DEEP or not _is_safe(pickler, value, modules, inner, depth + 1)
+                depth == _DEEP or not _is_safe(pickler, value, modules, inside, depth + 1)
             ):
                 return False
         elif kind is ModuleType:
@@ -197,16 +200,18 @@ def _is_safe(
 
 def is_safe(pickler: Any, values: Iterable[Any]) -> bool:
     """Whether, after a short look, nothing by value can be reached but functions in one piece."""
-    return _is_safe(pickler, values, [], inner=False)
+    return _is_safe(pickler, values, [], _INSIDE_METHODS)
 
 
 CONTAINERS = frozenset(map(id, (tuple, list, dict, set, frozenset)))
+# Methods are wrapped more often than others; each `__repr__` of a dataclass is.
+_INSIDE_METHODS = 2
 # A look at more would cost more than it saves.
 _DEEP = 2
 _LONG = 16
 
 
-def _is_safe_function(pickler: Any, fn: FunctionType, inner: bool) -> bool:
+def _is_safe_function(pickler: Any, fn: FunctionType, inside: int) -> bool:
     met, ident = pickler.met, id(fn)
     if ident in met:
         return False
@@ -214,9 +219,9 @@ def _is_safe_function(pickler: Any, fn: FunctionType, inner: bool) -> bool:
         return True
     if fn.__module__ != "__main__" and "<" not in fn.__qualname__ and is_importable(fn):
         return True
-    if inner:  # a chain of some hundred decorators is to be walked, not descended into
+    if not inside:  # a chain of some hundred decorators is to be walked, not descended into
         return False
-    whole = _whole(pickler, fn, facts(fn.__code__), inner=True)
+    whole = _whole(pickler, fn, facts(fn.__code__), inside - 1)
     if whole is None:
         return False
     met[~ident] = whole, fn  # the function, too: its id must not be used again meanwhile
@@ -325,7 +330,7 @@ def shells_of(pickler: Any, functions: Iterable[FunctionType]) -> list[FunctionT
     if pickler.table is not None and FunctionType in pickler.table:
         return shells  # they are the user's to reduce
     for fn in functions:
-        if id(fn) not in met and not _is_safe_function(pickler, fn, inner=False):
+        if id(fn) not in met and not _is_safe_function(pickler, fn, _INSIDE_METHODS):
             met[id(fn)] = True
             shells.append(fn)
     return shells

@@ -15,6 +15,7 @@ Knows of a pickler what it is given with each call.  Any thread may call it.
 
 from __future__ import annotations
 
+import sys
 from types import FunctionType
 
 from hookpool import _classes, _rebuild
@@ -78,9 +79,30 @@ def _sorted(attributes: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         elif id(kind) in _WRAPPERS:
             code[name] = value
             values += _inside(value)
+        elif name in _OF_DATACLASSES:
+            values += _in_fields(value)
         else:
             values.append(value)
     return code, values
+
+
+_OF_DATACLASSES = frozenset({"__dataclass_fields__", "__dataclass_params__"})
+
+
+def _in_fields(value: Any) -> list[Any]:
+    """What may lead anywhere of what a dataclass knows about itself: little, as a rule nothing."""
+    dataclasses = sys.modules.get("dataclasses")
+    if dataclasses is None or type(value) not in (dict, dataclasses._DataclassParams):
+        return [value]
+    parts: list[Any] = []
+    for field in value.values() if type(value) is dict else ():
+        if type(field) is not dataclasses.Field:
+            parts.append(field)
+            continue
+        parts += (field.type, field.default, field.default_factory)
+        if field.metadata:
+            parts.append(field.metadata)
+    return [part for part in parts if part is not dataclasses.MISSING]
 
 
 def _in_order(pickler: Any, cls: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:

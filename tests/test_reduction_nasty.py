@@ -23,6 +23,61 @@ def program(source: str) -> Any:
 
 #: What it is -> the program.
 HOLDING_THEMSELVES = {
+    "a dataclass whose fields' metadata hold an instance": """
+import dataclasses
+notes = {}
+@dataclasses.dataclass(frozen=True)
+class A:
+    x: int = dataclasses.field(default=1, metadata=notes)
+    def __hash__(self): return self.x * len(DIGITS)
+DIGITS = "0123456789"
+notes["some"] = frozenset({A(2)})
+def probe(): return A(2) in dataclasses.fields(A)[0].metadata["some"]
+""",
+    "a dataclass whose field has a default of its own": """
+import dataclasses
+@dataclasses.dataclass(frozen=True)
+class A:
+    x: object = None
+    def __hash__(self): return len(DIGITS)
+DIGITS = "0123456789"
+A.__dataclass_fields__["x"].default = frozenset({A()})
+def probe():
+    [one] = dataclasses.fields(A)[0].default
+    return type(one) is A, hash(one), one in dataclasses.fields(A)[0].default
+""",
+    "a dataclass whose field is made by a bound method, and of the class's kind": """
+import dataclasses, typing
+T = typing.TypeVar("T")
+@dataclasses.dataclass
+class A(typing.Generic[T]):
+    x: int = 0
+    def another(self): return A(self.x + len(DIGITS))
+DIGITS = "0123456789"
+A.__dataclass_fields__["x"].default_factory = A(5).another
+A.__dataclass_fields__["x"].type = A[int]
+def probe():
+    field = dataclasses.fields(A)[0]
+    return field.default_factory().x, field.type.__origin__ is A
+""",
+    "methods that are decorated twice, and lead back": """
+import functools
+def twice(fn):
+    @functools.wraps(fn)
+    def inner(*args): return fn(*args) * 2
+    return inner
+class A:
+    @twice
+    @twice
+    def f(self): return self.g() + len(DIGITS) + (one is None)
+    @twice
+    def g(self): return 3
+    def __hash__(self): return self.f()
+DIGITS = "0123456789"
+one = A()
+A.ones = frozenset({one})
+def probe(): return one.f(), [hash(one) for one in A.ones]
+""",
     "a table of bound methods that one of the methods captures": """
 class A:
     def table(self): return handlers
