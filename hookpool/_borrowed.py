@@ -14,6 +14,7 @@ import mmap
 import os
 import pickle
 import sys
+import threading
 from functools import partial
 
 TYPE_CHECKING = False
@@ -34,11 +35,14 @@ def mapped(fd: int, size: int) -> mmap.mmap:
 class Mapped:
     """An arena of somebody else's, as it is mapped here."""
 
-    __slots__ = ("_exporter", "_mapping", "fd", "size")
+    __slots__ = ("_exporter", "_is_private", "_mapping", "fd", "is_forked", "size")
 
     def __init__(self, fd: int, size: int) -> None:
         self.fd = fd
         self.size = size
+        #: Whether a forked child may have it mapped, too, and what is written here stays here.
+        self.is_forked = False
+        self._is_private = False
         self._mapping = mapped(fd, size)
         self._exporter = _exporter(size)
 
@@ -66,18 +70,37 @@ class Mapped:
         exporter.ended = partial(_unmap, length, tenure)
         return memoryview(exporter).cast("B")
 
-    def isolate(self, offset: int, length: int) -> None:
-        """Make a part of the mapping private in place: same addresses, same content."""
+    def isolate(self) -> None:
+        """Make the mapping private in place: same addresses, same content.
+
+        All of it: each part would be one of the mappings of which a process may have some ten
+        thousand only.  What is lent later shows here, too, but in pages that have been written to.
+        """
         import ctypes
 
-        base = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
-        _map(base + offset, length, mmap.MAP_PRIVATE | _MAP_FIXED, self.fd, offset)
+        self.is_forked = True  # before: whoever ends a lease and does not see it is early enough
+        with _isolating:
+            if not self._is_private:  # or it would show what others wrote, and not what we did
+                base = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+                flags = mmap.MAP_PRIVATE | _MAP_FIXED | _MAP_NORESERVE
+                _map(base, self.size, flags, self.fd, 0)
+                self._is_private = True
 
     def __del__(self) -> None:
         os.close(self.fd)
 
 
-_MAP_FIXED = 0x10
+# Two threads may fork at once: each shall find done what it finds begun.
+_isolating = threading.RLock()
+
+
+def after_fork_in_child() -> None:
+    """Forget that a thread that does not exist here was about to isolate something."""
+    global _isolating
+    _isolating = threading.RLock()
+
+
+_MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
 _FAILED = 2 ** (8 * (8 if sys.maxsize > 1 << 32 else 4)) - 1  # what mmap says instead of NULL
 
 

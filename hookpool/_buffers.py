@@ -33,6 +33,7 @@ from hookpool._borrowed import (
     Inline,
     Mapped,
     Tenure,
+    after_fork_in_child,
     loads,
     loads_again,
     mapped,
@@ -434,10 +435,8 @@ class Exchange:
         self._trims = False
         #: Their arenas, by number.
         self._arenas: dict[int, Mapped] = {}
-        #: What is in use here, by lease: where it is mapped, and whether others see what we write.
-        self._borrowed: dict[int, tuple[Mapped, int, int, bool]] = {}
-        #: Those of them that a forked child may use.
-        self._tainted: set[int] = set()
+        #: What is in use here, by lease: in which arena, and how much it is.
+        self._borrowed: dict[int, tuple[Mapped, int]] = {}
         _exchanges.add(self)
 
     def fds(self) -> list[int]:
@@ -552,7 +551,7 @@ class Exchange:
                 "Close files there, or raise the limit; the memory is sent again with the next "
                 "task that needs it"
             )
-        self._borrowed[lease] = arena, offset, length, not mode
+        self._borrowed[lease] = arena, length
         if mode:
             tenure = Tenure(lease, self._end)
             return Common(arena, offset, length, tenure, mode == READ_ONLY)
@@ -563,7 +562,7 @@ class Exchange:
         self._ended.append(lease)
         borrowed = self._borrowed.get(lease)
         if borrowed is not None:
-            self._ended_bytes += borrowed[2]
+            self._ended_bytes += borrowed[1]
             if self._ended_bytes > REPORT and self._wake is not None:
                 self._wake()
 
@@ -592,9 +591,8 @@ class Exchange:
         self._ended_bytes = 0
         for _ in range(len(self._ended)):
             lease = self._ended.popleft()
-            self._borrowed.pop(lease, None)
-            if lease in self._tainted:
-                self._tainted.discard(lease)
+            borrowed = self._borrowed.pop(lease, None)
+            if borrowed is not None and (borrowed[0].is_forked or _forking):
                 lease |= _TAINTED
             codes.append(lease)
         return codes
@@ -628,19 +626,27 @@ class Exchange:
 
     # -- forks ------------------------------------------------------------------------------
 
-    def isolate(self) -> None:
-        """Make what is borrowed private: what parent and child write is then their own."""
-        for lease, (arena, offset, length, is_seen) in list(self._borrowed.items()):
-            if lease not in self._tainted:
-                self._tainted.add(lease)
-                if is_seen:
-                    arena.isolate(offset, length)
+    def isolate(self) -> list[OSError]:
+        """Make what is borrowed private: what parent and child write is then their own.
+
+        Returns:
+            Why some of it could not be, which a fork then shares.
+        """
+        failures = []
+        for arena in {arena for arena, _ in list(self._borrowed.values())}:
+            try:
+                arena.isolate()
+            except OSError as error:
+                failures.append(error)
+        return failures
 
 
 # -- forks, for all exchanges and lenders -------------------------------------------------------
 
 _exchanges: weakref.WeakSet[Exchange] = weakref.WeakSet()
 _lenders: weakref.WeakSet[Lender] = weakref.WeakSet()
+#: For each fork in progress: what is borrowed meanwhile its child may have, too.
+_forking: list[None] = []
 
 
 def _living(those: weakref.WeakSet[T]) -> list[T]:
@@ -651,18 +657,37 @@ def _living(those: weakref.WeakSet[T]) -> list[T]:
 
 
 def _isolate() -> None:
-    for exchange in _living(_exchanges):
-        exchange.isolate()
+    for failure in [one for exchange in _living(_exchanges) for one in exchange.isolate()]:
+        raise failure  # which Python prints, and forks
+
+
+def _before_fork() -> None:
+    _forking.append(None)
+    _isolate()
+
+
+def _after_fork_in_parent() -> None:
+    # Again: another thread may have borrowed something between the first time and the fork.
+    try:
+        _isolate()
+    finally:
+        with contextlib.suppress(IndexError):  # an interrupt came before it was there
+            _forking.pop()
 
 
 def _after_fork_in_child() -> None:
-    # Again: another thread may have borrowed something between the first time and the fork.
-    _isolate()
-    for lender in _living(_lenders):
-        lender.close()
+    _forking.clear()
+    after_fork_in_child()
+    try:
+        _isolate()
+    finally:
+        for lender in _living(_lenders):
+            lender.close()
 
 
 if CAN_LEND:
     os.register_at_fork(
-        before=_isolate, after_in_parent=_isolate, after_in_child=_after_fork_in_child
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
     )

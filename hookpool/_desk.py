@@ -232,6 +232,8 @@ class Desk(ABC):
         """Whether the task had not been started and now never will be; it is not told."""
         if self._is_inside():
             return False  # in the middle of a transition of this very thread: cannot be known
+        if self.forked:
+            return False  # it is the parent's
         with self._lock, self._transition:
             if number not in self._tasks or number in self._unknown:
                 return False
@@ -247,6 +249,11 @@ class Desk(ABC):
         refusal = self._refusal()
         if refusal is not None:
             raise refusal
+
+    def check_fork(self) -> None:
+        """Raise where this is a forked copy, to which no result comes."""
+        if self.forked:
+            raise _not_ours()
 
     def is_running(self, number: int) -> bool:
         """Whether a worker has started the task."""
@@ -264,6 +271,8 @@ class Desk(ABC):
 
     def abandon(self, first: int, stop: int, kill: bool) -> None:
         """Nobody wants these tasks: cancel those not started, `kill` the workers of the rest."""
+        if self.forked:
+            return  # they are the parent's
         for number in range(first, stop):
             if number in self._tasks and not self.cancel(number) and kill:
                 self._kill_runner(number)
@@ -373,10 +382,7 @@ class Desk(ABC):
     def _refusal(self) -> BaseException | None:
         """Why no task can be submitted, or None."""
         if self.forked:
-            return errors.ForkedPool(
-                "this pool belongs to the parent process: a forked child cannot use it; "
-                "make a new pool in the child"
-            )
+            return _not_ours()
         if self.broken is not None:
             return errors.again(self.broken)
         if self.closed:
@@ -468,6 +474,13 @@ class Desk(ABC):
         if self._interrupted:
             return not self._workers
         return self._scheduler.state is _scheduler.Pool.DONE
+
+
+def _not_ours() -> BaseException:
+    return errors.ForkedPool(
+        "this pool belongs to the parent process: a forked child cannot use it, nor wait for its "
+        "results; make a new pool in the child"
+    )
 
 
 def kill(process: BaseProcess) -> None:

@@ -63,6 +63,7 @@ class Reader(Desk):
         for `HELP_SECONDS`, after which it does not matter any more; and so that the driver's
         thread takes over whatever happens here.
         """
+        self.check_fork()
         poller, task = self._poller, self._tasks.get(number)
         if (
             not CAN_MUTE

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -273,6 +274,11 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Cancel what waits, kill the workers of what runs."""
+        # Batches that joblib has made ahead stay in a queue of the Parallel, and would be part of
+        # its next call: after an error in a call, joblib's own backend may show that, too.
+        with contextlib.suppress(AttributeError, queue.Empty):
+            while True:
+                self.parallel._ready_batches.get_nowait()
         workers, self._workers = self._workers, None
         if workers is None:
             return

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hookpool import _buffers
+from hookpool import _borrowed, _buffers
 from hookpool._buffers import (
     SHARED,
     THRESHOLD,
@@ -455,6 +455,94 @@ def test_after_a_fork_warm_memory_is_used_again(pair: Pair):
         pair.carry(data(2)).load_once()
         pair.settle()
     assert pair.lender.held == 8 * SIZE
+
+
+def arena_of_next(pair: Pair) -> int:
+    return next(iter(parcel(pair.lender, data(0)).arenas())).number
+
+
+def test_what_is_lent_in_a_forked_arena_later_is_right_and_the_last(pair: Pair):
+    kept, free = pair.carry(data(1)).load_once(), pair.carry(data(2)).load_once()
+    free.raw[:] = bytes([22]) * SIZE
+    del free
+    pair.settle()
+    assert status(forked(lambda: True)) == 0
+    shared = arena_of_next(pair)
+    for n in range(3, 6):
+        arrived = pair.carry(data(n)).load_once()
+        assert is_all(arrived.raw, n)
+        arrived.raw[:] = bytes([99]) * SIZE
+        del arrived
+        pair.settle()
+        assert arena_of_next(pair) != shared
+    assert is_all(kept.raw, 1)
+
+
+def test_what_ends_while_a_fork_makes_memory_private_is_not_lost_track_of(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+):
+    """Another thread drops it, and its memory is lent anew."""
+    kept, dropped = pair.carry(data(1)).load_once(), [pair.carry(data(2)).load_once()]
+    anew = []
+    isolate = _buffers.Mapped.isolate
+
+    def isolate_late(arena: Any) -> None:
+        if dropped:
+            dropped.clear()
+            pair.settle()
+            anew.append(pair.carry(data(3)).load_once())
+        isolate(arena)
+
+    monkeypatch.setattr(_buffers.Mapped, "isolate", isolate_late)
+    assert status(forked(lambda: True)) == 0
+    assert is_all(anew[0].raw, 3)
+    anew[0].raw[:] = bytes([99]) * SIZE
+    anew.clear()
+    pair.settle()
+    for n in range(10):
+        assert is_all(pair.carry(data(n)).load_once().raw, n)
+        pair.settle()
+    assert is_all(kept.raw, 1)
+
+
+def test_what_comes_and_goes_during_a_fork_is_not_written_again(pair: Pair):
+    _buffers._before_fork()
+    during = arena_of_next(pair)
+    pair.carry(data(1)).load_once()
+    pair.settle()
+    _buffers._after_fork_in_parent()
+    assert arena_of_next(pair) != during
+
+
+def test_many_small_ones_take_few_mappings(pair: Pair):
+    arrived = [pair.carry(data(n % 100, 70_000)).load_once() for n in range(400)][::2]
+    with open("/proc/self/maps") as file:
+        before = len(list(file))
+    kept = list(enumerate(arrived))
+    assert status(forked(lambda: all(is_all(one.raw, 2 * n % 100) for n, one in kept))) == 0
+    with open("/proc/self/maps") as file:
+        assert len(list(file)) < before + 20
+
+
+def test_what_cannot_be_made_private_stays_and_ends_nothing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+):
+    small, large = pair.carry(data(1)).load_once(), pair.carry(data(2, 20 * SIZE)).load_once()
+    failures = [OSError(12, "no more mappings")]
+    map_it = _borrowed._map
+
+    def map_seldom(*args: Any) -> int:
+        if failures:
+            raise failures.pop()
+        return map_it(*args)
+
+    monkeypatch.setattr(_borrowed, "_map", map_seldom)
+    assert len(pair.b.isolate()) == 1  # and the other one is
+    failures.append(OSError(12, "no more mappings"))
+    pair.close()
+    assert not failures
+    assert is_all(small.raw, 1)
+    assert is_all(large.raw, 2)
 
 
 def test_a_child_lends_nothing(pair: Pair):

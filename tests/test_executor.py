@@ -722,6 +722,32 @@ def test_a_forked_child_is_told_that_the_pool_is_not_its_own(pool):
     os.close(write)
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("with_map", [False, True])
+def test_a_forked_child_does_not_wait_for_its_parents_results(pool, tmp_path, with_map):
+    wait_here, let_go = gate(tmp_path)
+    done = pool.submit(abs, -1)
+    done.result()
+    if with_map:
+        results = pool.map(lambda _: wait_here(), [0])
+        wait = results.__next__
+    else:
+        wait = pool.submit(wait_here).result
+    pid = os.fork()
+    if pid == 0:
+        try:
+            code = 10 * (done.result() == 1)
+            wait()
+        except hookpool.ForkedPool:
+            code += 1
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    let_go()
+    assert wait() == "open"
+    assert os.waitstatus_to_exitcode(status) == 11
+
+
 # -- the reusable executor -----------------------------------------------------------------------
 
 

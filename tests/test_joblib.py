@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import multiprocessing
@@ -637,6 +638,21 @@ def test_a_reduce_that_raises_is_a_pickling_error():
 
     with pytest.raises(pickle.PicklingError, match=r"the task to send to the workers.*123"):
         parallel()([delayed(id)(Broken())])
+
+
+@pytest.mark.parametrize("bad", [1, 4])
+@pytest.mark.parametrize("managed", [False, True])
+def test_nothing_of_a_call_that_failed_is_part_of_the_next_one(managed, bad):
+    class Broken:
+        def __reduce__(self):
+            raise RuntimeError("123")
+
+    one = parallel()
+    with one if managed else contextlib.nullcontext():
+        for _ in range(3):
+            with pytest.raises(pickle.PicklingError):
+                one(delayed(id)(Broken() if i < bad else "other call") for i in range(4))
+            assert one(delayed(len)("abc") for _ in range(2)) == [3, 3]
 
 
 def test_a_result_that_cannot_travel_is_an_error():

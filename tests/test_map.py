@@ -26,6 +26,9 @@ class Driver:
         self.tasks += [block] * len(block)
         self.feeds.append(len(block))
 
+    def check_fork(self):
+        pass
+
     def abandon(self, first, stop, kill):
         self.abandoned.append((first, stop, kill))
 
