@@ -240,13 +240,33 @@ def _with_submodules(
 
 def _shell(pickler: Any, fn: FunctionType, known: Facts) -> tuple[Any, ...]:
     """The reduce tuple of a function without what it captures."""
-    body = known.data or fn.__code__
-    home = _home(pickler, fn)
-    closure = fn.__closure__
-    if closure is None:
-        return pickler.make_function, (body, home)
-    spec = _closure(pickler, closure, fn)
-    return pickler.make_function, (body, home, None, _with_contents(pickler, spec, closure))
+    made: tuple[Any, ...] = (known.data or fn.__code__, _home(pickler, fn))
+    closure, defaults = fn.__closure__, _early_defaults(fn)
+    if closure is not None:
+        spec = _closure(pickler, closure, fn)
+        made += (None, _with_contents(pickler, spec, closure))
+    elif defaults:
+        made += (None, ())
+    return pickler.make_function, (*made, defaults) if defaults else made
+
+
+def _early_defaults(fn: FunctionType) -> dict[str, Any] | None:
+    """Its defaults, as far as it can have them at once: what is loaded meanwhile may call it."""
+    defaults, kwdefaults = fn.__defaults__, fn.__kwdefaults__
+    if defaults is None and kwdefaults is None:
+        return None
+    early: dict[str, Any] = {}
+    if defaults is not None:
+        early["__defaults__"] = tuple(map(_if_atom, defaults))
+    if kwdefaults is not None:
+        early["__kwdefaults__"] = {
+            name: _if_atom(value) for name, value in kwdefaults.copy().items()
+        }
+    return early
+
+
+def _if_atom(value: Any) -> Any:
+    return value if id(type(value)) in ATOMS else None
 
 
 def _with_contents(pickler: Any, spec: Any, closure: tuple[CellType, ...]) -> Any:

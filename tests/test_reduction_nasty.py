@@ -60,6 +60,20 @@ def probe():
     field = dataclasses.fields(A)[0]
     return field.default_factory().x, field.type.__origin__ is A
 """,
+    "a constructor whose default is an instance": """
+class A:
+    def __new__(cls, *args, other=None): return object.__new__(cls)
+    def __setstate__(self, state, add=1, helper=None): self.x = state["x"] + add - 1
+a = A(); a.x = 5
+A.__new__.__kwdefaults__ = {"other": a}
+A.__setstate__.__defaults__ = (1, a)
+A.a = a
+def one(x, y=[a], *, z=2): return x if x < 1 else one(x - 1), y, z
+A.one = one
+def probe():
+    others = A.__new__.__kwdefaults__["other"], A.__setstate__.__defaults__[1]
+    return A.a.x, A.one(0)[2], [one is A.a for one in others]
+""",
     "methods that are decorated twice, and lead back": """
 import functools
 def twice(fn):
