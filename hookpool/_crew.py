@@ -35,8 +35,8 @@ class Worker:
     """See the module."""
 
     __slots__ = (
-        "channel", "death", "definitions", "exchange", "killed", "lacking", "number", "pidfd",
-        "process", "reading", "retired", "spin", "unfit",
+        "channel", "death", "definitions", "exchange", "is_taking_in", "killed", "lacking",
+        "number", "pidfd", "process", "reader", "reading", "retired", "spin", "unfit",
     )  # fmt: skip
 
     def __init__(
@@ -55,8 +55,11 @@ class Worker:
         self.definitions: set[int] = set()
         #: Those that did not arrive; it may have others that need them.
         self.lacking: set[int] = set()
-        #: Held by the thread that reads its channel.
+        #: Held by the thread that reads its channel, and that thread.
         self.reading = threading.Lock()
+        self.reader: int | None = None
+        #: Whether that is a thread that waits for a result, and is about to read, or has read.
+        self.is_taking_in = False
         #: For that thread.
         self.spin = Spin(channel.inn)
         #: Whether it was told to exit.
@@ -70,6 +73,12 @@ class Worker:
         """The descriptors that a forked child of the owner must close."""
         pidfd = [] if self.pidfd is None else [self.pidfd]
         return self.channel.fds() + self.exchange.fds() + pidfd
+
+    def pass_on_reading(self) -> None:
+        """Let another thread read: the one that does has interrupted itself, and will not."""
+        # Each its own: the frame that was interrupted still has the old ones in use.
+        self.spin = Spin(self.channel.inn)
+        self.reading = threading.Lock()
 
     def close(self) -> None:
         """Give up all descriptors."""

@@ -318,6 +318,7 @@ class Desk(ABC):
 
     def resize(self, max_workers: int) -> None:
         """Have so many workers from now on."""
+        self.check_fork()
         self._refuse_reentrance()
         with self._lock, self._transition:
             self._tell(_events.Resized(max_workers, monotonic()))

@@ -230,7 +230,7 @@ class Map:
 
     def _wait(self, index: int, deadline: float | None) -> list[Any] | _Error:
         while index not in self._outcomes:
-            self._driver.check_fork()
+            self._driver.before_wait()
             self._awaited = index
             # The look after the announcement: what came before it did not ring.
             if index in self._outcomes:

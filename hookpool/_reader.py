@@ -27,11 +27,13 @@ from hookpool._wire import Kind, ResultRow, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
 
     from hookpool._crew import Worker
     from hookpool._definitions import Ledger
     from hookpool._scheduler import Config
+    from hookpool._spin import Spin
     from hookpool._task import Arrival
 
 # How long a thread that waits for a result reads in place of the driver's thread, in seconds.
@@ -50,6 +52,8 @@ class Reader(Desk):
         super().__init__(config, ledger)
         #: Results that have arrived, for the driver's thread to give to those who wait.
         self._arrived: deque[Arrival] = deque()
+        #: By thread: the worker that it reads in place of the driver's thread.
+        self._helped: dict[int, Worker] = {}
         #: What is on its way from the table of tasks to there.
         self._arriving: Arrival | None = None
 
@@ -63,7 +67,7 @@ class Reader(Desk):
         for `HELP_SECONDS`, after which it does not matter any more; and so that the driver's
         thread takes over whatever happens here.
         """
-        self.check_fork()
+        self.before_wait()
         poller, task = self._poller, self._tasks.get(number)
         if (
             not CAN_MUTE
@@ -76,35 +80,76 @@ class Reader(Desk):
         worker = task.worker or self._runner(number)
         if worker is None or worker.reading.locked():
             return
-        channel = worker.channel
-        with worker.reading:
-            if channel.ended:
+        channel, ident = worker.channel, get_ident()
+        reading, spin = worker.reading, worker.spin
+        with reading:
+            if channel.ended or worker.reading is not reading:
                 return  # and its descriptors may be closed
             try:
+                worker.reader, self._helped[ident] = ident, worker
                 poller.mute(channel.inn)
-                self._read_for(number, worker, timeout)
+                self._read_for(number, worker, reading, spin, timeout)
                 poller.unmute(channel.inn)
             except BaseException:
                 poller.unmute(channel.inn)
                 self._wake()  # for what has arrived and was not settled
                 raise
+            finally:
+                self._helped.pop(ident, None)
+
+    def before_wait(self) -> None:
+        """A thread is about to wait for results of this pool.
+
+        It may be in a signal handler that has interrupted it where it reads for another result:
+        then the driver's thread does that from now on, or what it waits for may never be read.
+
+        Raises:
+            ForkedPool: no results come to this process.
+            InternalError: it has interrupted itself while it takes in what it has read.
+        """
+        self.check_fork()
+        ident = get_ident()
+        worker = self._helped.get(ident)
+        if worker is None or worker.reader != ident or not worker.reading.locked():
+            return  # the last: left behind by an interrupt
+        if worker.is_taking_in:
+            raise errors.InternalError(
+                "a signal handler waited for a result while its own thread was taking one in; "
+                "wait in another thread"
+            )
+        worker.pass_on_reading()  # which the frame below will see
+        if self._poller is not None:
+            self._poller.unmute(worker.channel.inn)
 
     def _runner(self, number: int) -> Worker | None:
         """The worker that runs the task, or will next."""
         with self._lock:
             return self._workers.get(self._scheduler.runner(number))
 
-    def _read_for(self, number: int, worker: Worker, timeout: float | None) -> None:
+    def _read_for(
+        self,
+        number: int,
+        worker: Worker,
+        reading: threading.Lock,
+        spin: Spin,
+        timeout: float | None,
+    ) -> None:
         until = None
         while number in self._tasks and not worker.channel.ended:
-            if not worker.spin.look():
+            if not spin.look():
                 if until is None:
                     most = HELP_SECONDS if timeout is None else min(timeout, HELP_SECONDS)
                     until = monotonic() + most
                 left = until - monotonic()
-                if left <= 0 or not worker.spin.sleep(left):
+                if left <= 0 or not spin.sleep(left):
                     return
-            self._read(worker, number)
+            try:
+                worker.is_taking_in = True  # before the look: see `before_wait`
+                if worker.reading is not reading:
+                    return
+                self._read(worker, number)
+            finally:
+                worker.is_taking_in = False
             if self._arrived or self._chores:
                 self._wake()  # the driver's thread does the others
 
@@ -115,6 +160,7 @@ class Reader(Desk):
         if not worker.reading.acquire(blocking=False):
             return False
         try:  # no interrupt comes to this thread
+            worker.reader = self._thread_ident
             return self._read(worker)
         finally:
             worker.reading.release()

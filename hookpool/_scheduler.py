@@ -227,7 +227,7 @@ class Scheduler:
 
     def wants_more(self) -> bool:
         """Whether `Expected` would launch a worker; without the lock, a guess."""
-        return not self.idle and len(self._workers) < self._max_workers
+        return not self.idle and self._active() < self._max_workers
 
     def runner(self, task: int) -> int:
         """The worker that has the task at its head, and runs it or will next; -1 if none has."""
@@ -316,7 +316,7 @@ class Scheduler:
         self._queued += stop - start
         # What waited has been looked at, and nothing has changed since: the next report makes room
         # for many in one message, where sending them this one would cost one of its own.
-        if was_waiting and self.config.claims and len(self._workers) >= self._max_workers:
+        if was_waiting and self.config.claims and self._active() >= self._max_workers:
             return
         if not self._busy_enough():
             self._assign(now)
@@ -326,9 +326,11 @@ class Scheduler:
 
         All workers are there and have their next task.
         """
-        if len(self._workers) < self._max_workers or not self.config.claims:
+        if self._active() < self._max_workers or not self.config.claims:
             return False
-        return all(worker.held > 1 for worker in self._workers.values())
+        return all(
+            worker.held > 1 or worker.phase is Phase.RETIRING for worker in self._workers.values()
+        )
 
     def _expected(self, event: Expected) -> None:
         if self.state is Pool.OPEN and not self.idle:
@@ -492,6 +494,8 @@ class Scheduler:
         """
         if self.state is Pool.BROKEN or self.state is Pool.DONE:
             return
+        if len(self._workers) > self._max_workers:
+            self._shrink()
         if self._queued:
             if self.idle:
                 self._feed_idle(now)
@@ -501,8 +505,6 @@ class Scheduler:
         config = self.config
         if config.max_tasks_per_child is not None:
             self._retire_spent()
-        if len(self._workers) > self._max_workers:
-            self._shrink()
         if (self._queued or config.all_at_once) and self._active() < self._max_workers:
             self._launch(now, self._queued)
         if config.claims:
@@ -614,14 +616,16 @@ class Scheduler:
                 self._retire(number, worker)
 
     def _shrink(self) -> None:
-        """After a resize: idle workers beyond the wanted number go."""
+        """After a resize: those beyond the wanted number go when they have done what they hold.
+
+        Idle ones first, and of the others the youngest of those that hold least.
+        """
         surplus = self._active() - self._max_workers
-        for number, worker in reversed(list(self._workers.items())):
-            if surplus <= 0:
-                return
-            if worker.phase is not Phase.RETIRING and not worker.held:
-                self._retire(number, worker)
-                surplus -= 1
+        if surplus > 0:
+            for number, worker in sorted(self._workers.items(), key=_held_and_age):
+                if surplus and worker.phase is not Phase.RETIRING:
+                    self._retire(number, worker)
+                    surplus -= 1
 
     def _retire(self, number: int, worker: _Worker) -> None:
         self._starting -= worker.phase is Phase.STARTING
@@ -787,6 +791,8 @@ class Scheduler:
             most = self.config.max_tasks_per_child
             assert most is None or worker.given <= most, "5"
             assert worker.phase is not Phase.STARTING or not worker.held, "6"
+        if self.state is not Pool.BROKEN:
+            assert self._active() <= self._max_workers, "4"
         phases = [worker.phase for worker in self._workers.values()]
         assert self._starting == phases.count(Phase.STARTING), "10"
         assert self._retiring == phases.count(Phase.RETIRING), "10"
@@ -805,6 +811,10 @@ class Scheduler:
 
 def _held(item: tuple[int, _Worker]) -> int:
     return item[1].held
+
+
+def _held_and_age(item: tuple[int, _Worker]) -> tuple[int, int]:
+    return item[1].held, -item[0]
 
 
 def _worth(estimate: float, seconds: float = AHEAD_SECONDS) -> int:

@@ -17,6 +17,7 @@ does no I/O (`_driver`).  Any thread may call anything here.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import threading
 import time
@@ -94,7 +95,8 @@ class HookPoolExecutor(Executor):
         max_tasks_per_child: a worker is replaced after so many tasks; None means never.
         on_worker_death: ``"replace"``: the death of a worker fails the task it ran, and only that.
             ``"break"``: the contract of the standard library, any death breaks the pool.
-        idle_timeout: a worker without work for so many seconds ends; None means never.
+        idle_timeout: a worker without work for so many seconds ends; None means never.  Workers
+            that are forked from this process stay: others could not be forked without a risk.
         env: environment variables to set in each worker.
         inner_threads: how many threads numeric libraries (OpenMP, BLAS, ...) may start in a
             worker, unless the environment says so already.  By default the CPUs divided by
@@ -170,7 +172,7 @@ class HookPoolExecutor(Executor):
         config = _scheduler.Config(
             workers,
             max_tasks_per_child,
-            idle_timeout,
+            None if forks else idle_timeout,
             break_on_death=on_worker_death == "break",
             all_at_once=forks,
         )
@@ -484,7 +486,7 @@ def get_reusable_executor(
     Args:
         max_workers: with ``reuse=True`` None keeps the present size.
         context: a multiprocessing context or the name of one.
-        timeout: workers without work for so many seconds end.
+        timeout: workers without work for so many seconds end, as with `idle_timeout`.
         kill_workers: when the executor is replaced, do not wait for what it runs.
         reuse: True: reuse the present executor whatever its other arguments were; False: make a
             new one; ``"auto"``: reuse it if they were the same.
@@ -505,11 +507,11 @@ def get_reusable_executor(
     arguments: dict[str, Any] = {
         "mp_context": context,
         "idle_timeout": timeout,
-        "job_reducers": job_reducers,
-        "result_reducers": result_reducers,
+        "job_reducers": _copied(job_reducers),
+        "result_reducers": _copied(result_reducers),
         "initializer": initializer,
         "initargs": initargs,
-        "env": env,
+        "env": _copied(env),
     }
     with _reusable_lock:
         present = _reusable
@@ -518,11 +520,21 @@ def get_reusable_executor(
                 max_workers = present._max_workers if reuse is True else cpu_count()
             present.resize(max_workers)
             return present
-        if present is not None:
-            present._retire(kill_workers)
-        _reusable = HookPoolExecutor(max_workers, **arguments)
+        _reusable = made = HookPoolExecutor(max_workers, **arguments)
         _reusable_arguments = arguments
-        return _reusable
+    # Not under the lock: what this waits for may ask for the reusable executor, too.
+    if present is not None:
+        present._retire(kill_workers)
+    return made
+
+
+def _renew_reusable_lock() -> None:
+    global _reusable_lock
+    _reusable_lock = threading.RLock()  # a thread that does not exist here may have had it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_reusable_lock)
 
 
 def _is_usable(
@@ -531,4 +543,23 @@ def _is_usable(
     driver = present._driver
     if driver.broken is not None or driver.closed or driver.forked:
         return False
-    return arguments == _reusable_arguments if reuse == "auto" else reuse
+    return _is_equal(arguments, _reusable_arguments) if reuse == "auto" else reuse
+
+
+def _copied(mapping: Any) -> Any:
+    """What a mapping is now; what is none is for the executor to refuse."""
+    return dict(mapping) if isinstance(mapping, Mapping) else mapping
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    """Whether arguments are the same, as far as they can say so: arrays cannot."""
+    if one is other:
+        return True
+    if type(one) is dict and type(other) is dict:
+        return one.keys() == other.keys() and all(_is_equal(one[key], other[key]) for key in one)
+    if type(one) is tuple and type(other) is tuple:
+        return len(one) == len(other) and all(map(_is_equal, one, other))
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - whatever a user's __eq__ raises
+        return False

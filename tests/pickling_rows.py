@@ -498,8 +498,8 @@ class H:
     def __init__(self, k): self.k = k; H.known[self] = k
     def __hash__(self): return hash(self.k)
     def __eq__(self, other): return self.k == other.k
-a = H('a')
-def probe(): return H.known[a], a in H.known, list(H.known.values())
+H('a')
+def probe(): return [(H.known.get(one), one in H.known) for one in list(H.known)]
 """,
     ),
     (

@@ -9,6 +9,7 @@ import inspect
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -748,6 +749,43 @@ def test_a_forked_child_does_not_wait_for_its_parents_results(pool, tmp_path, wi
     assert os.waitstatus_to_exitcode(status) == 11
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_workers_that_were_forked_do_not_leave_since_others_could_not_be_forked_safely():
+    context = multiprocessing.get_context("fork")
+    with HookPoolExecutor(2, context, idle_timeout=0.01) as pool:
+        pool.submit(abs, 1).result()
+        assert pool._driver._scheduler.config.idle_timeout is None
+
+
+@pytest.mark.parametrize("milliseconds", [1, 3, 5, 8])
+@pytest.mark.parametrize("ask", ["submit", "map"])
+def test_a_signal_handler_may_wait_for_results_also_where_it_interrupts_that(
+    tmp_path, milliseconds, ask
+):
+    wait_here, let_go = gate(tmp_path)
+    got = []
+
+    def handle(signum, frame):
+        let_go()
+        if ask == "map":
+            got.extend(pool.map(abs, [-3]))
+        else:
+            got.append(pool.submit(abs, -3).result(timeout=30))
+
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+        before = signal.signal(signal.SIGALRM, handle)
+        try:
+            future = pool.submit(wait_here)
+            signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+            assert future.result(timeout=30) == "open"
+            wait_until(lambda: got, 30)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert got == [3]
+        assert pool.submit(abs, -4).result() == 4
+
+
 # -- the reusable executor -----------------------------------------------------------------------
 
 
@@ -849,6 +887,66 @@ def test_the_parameters_of_the_reusable_executor_are_lokys():
         ("initargs", ()),
         ("env", None),
     ]
+
+
+def test_what_a_replacement_waits_for_may_ask_for_the_reusable_executor(reusable, tmp_path):
+    wait_here, let_go = gate(tmp_path)
+    asked = []
+    first = get_reusable_executor(1)
+    future = first.submit(wait_here)
+    future.add_done_callback(lambda _: asked.append(get_reusable_executor(1, timeout=20)))
+    replacing = threading.Thread(target=lambda: asked.append(get_reusable_executor(1, timeout=20)))
+    replacing.start()
+    wait_until(lambda: first._driver.closed, 20)
+    let_go()
+    replacing.join(30)
+    assert len(asked) == 2
+    assert asked[0] is asked[1] is not first
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_child_forked_while_the_reusable_executor_is_replaced_has_its_own(reusable, tmp_path):
+    wait_here, let_go = gate(tmp_path)
+    first = get_reusable_executor(1)
+    first.submit(wait_here)
+    replacing = threading.Thread(target=get_reusable_executor, kwargs={"timeout": 20})
+    replacing.start()
+    wait_until(lambda: first._driver.closed, 20)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.alarm(30)
+            code = get_reusable_executor(1).submit(abs, -7).result()
+            get_reusable_executor(1).shutdown()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    let_go()
+    replacing.join(30)
+    assert os.waitstatus_to_exitcode(status) == 7
+
+
+class Array:
+    """As numpy's are: their comparison has no single answer."""
+
+    def __eq__(self, other):
+        raise ValueError("the truth value of an array is ambiguous")
+
+    __hash__ = None
+
+
+def test_arguments_are_compared_as_they_were(reusable):
+    env, array = {"A": "1"}, Array()
+    first = get_reusable_executor(1, env=env, initargs=(array,), initializer=len_of)
+    assert get_reusable_executor(1, env=dict(env), initargs=(array,), initializer=len_of) is first
+    env["A"] = "2"
+    second = get_reusable_executor(1, env=env, initargs=(array,), initializer=len_of)
+    assert second is not first
+    assert get_reusable_executor(1, env=env, initargs=(Array(),), initializer=len_of) is not second
+
+
+def len_of(_):
+    pass
 
 
 def test_a_shut_down_reusable_executor_is_replaced(reusable):

@@ -26,7 +26,7 @@ class Driver:
         self.tasks += [block] * len(block)
         self.feeds.append(len(block))
 
-    def check_fork(self):
+    def before_wait(self):
         pass
 
     def abandon(self, first, stop, kill):

@@ -466,6 +466,30 @@ def test_a_smaller_pool_lets_idle_workers_go():
     assert two_idle_workers()(Resized(1, 0.0)) == [Retire(1)]
 
 
+def test_a_smaller_pool_lets_busy_workers_go_when_they_have_done_what_they_hold():
+    desk = Desk(max_workers=3)
+    desk.submit(3)
+    desk.ready(0, 1, 2)
+    desk.submit(20)
+    given = {number: desk.scheduler._workers[number].held for number in range(3)}
+    assert min(given.values()) == 2
+
+    assert desk(Resized(1, 0.0)) == [Retire(2), Retire(1)]
+    for number in (1, 2):
+        assert not [one for one in desk.finish(number, given[number]) if type(one) is Send]
+    assert [type(one) for one in desk.finish(0)] == [Send]
+
+
+def test_workers_that_retire_take_nobodys_place():
+    desk = Desk(max_workers=3, max_tasks_per_child=1)
+    desk.submit(3)
+    desk.ready(0, 1, 2)
+    for number in range(3):
+        assert desk.finish(number) == [Retire(number)]
+
+    assert [desk.submit() for _ in range(4)] == [[Launch(3)], [Launch(4)], [Launch(5)], []]
+
+
 def test_a_larger_pool_launches_workers_for_what_waits():
     desk = Desk(max_workers=1)
     desk.submit(5)
