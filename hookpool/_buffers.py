@@ -657,8 +657,9 @@ def _living(those: weakref.WeakSet[T]) -> list[T]:
 
 
 def _isolate() -> None:
-    for failure in [one for exchange in _living(_exchanges) for one in exchange.isolate()]:
-        raise failure  # which Python prints, and forks
+    failures = [one for exchange in _living(_exchanges) for one in exchange.isolate()]
+    if failures:
+        raise failures[0]  # which Python prints, and forks
 
 
 def _before_fork() -> None:

@@ -161,7 +161,7 @@ class Driver(Reader):
         for worker in list(self._workers.values()):
             kill(worker.process)
             worker.process.join(KILL_AFTER)
-            with worker.reading:  # who reads for a result sees the end of the file, or gives up
+            with self._reading_alone(worker):  # who reads for a result sees the end, or gives up
                 worker.channel.ended = True
             worker.close()
         self._workers.clear()
@@ -375,8 +375,8 @@ class Driver(Reader):
 
     def _worker_exited(self, worker: Worker) -> None:
         assert self._poller is not None
-        # What it had sent before it ended still counts.
-        with worker.reading:  # whoever waited for it has seen the end of file, or gives up soon
+        # What it had sent before it ended still counts. Whoever waited for it gives up soon.
+        with self._reading_alone(worker):
             while not worker.channel.ended and self._read(worker):
                 pass
             self._read(worker)

@@ -122,7 +122,7 @@ class Map:
         if self._refusal is not None:
             for at in range(len(rows)):
                 self.take_error(index + at, self._refusal)
-        elif self._form is Form.ARGS and (plain := _plain(rows)) is not None:
+        elif self._form is Form.ARGS and (plain := _in_one_pickle(rows)) is not None:
             self._submit(index, *plain, ())
         else:
             self._pickle(index, rows)
@@ -256,7 +256,7 @@ class Map:
                 self._driver.abandon(tasks.start, tasks.stop, kill)
 
 
-def _plain(rows: list[tuple[Any, ...]]) -> tuple[Form, list[Any]] | None:
+def _in_one_pickle(rows: list[tuple[Any, ...]]) -> tuple[Form, list[Any]] | None:
     """What goes in one pickle, if all arguments refer to nothing, and are small on average."""
     values = list(chain.from_iterable(rows))
     if not are_immutable(values):

@@ -11,6 +11,7 @@ the pool breaks.  What is taken in and not settled is left where the driver's th
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
 from collections import deque
@@ -28,7 +29,7 @@ from hookpool._wire import Kind, ResultRow, Status
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from hookpool._crew import Worker
     from hookpool._definitions import Ledger
@@ -74,7 +75,6 @@ class Reader(Desk):
             or poller is None
             or type(task) is not Task
             or self._thread_ident == get_ident()
-            or self._lock._is_owned()  # type: ignore[attr-defined]
         ):
             return
         worker = task.worker or self._runner(number)
@@ -105,18 +105,20 @@ class Reader(Desk):
 
         Raises:
             ForkedPool: no results come to this process.
-            InternalError: it has interrupted itself while it takes in what it has read.
+            InternalError: it has interrupted itself where nobody can take over.
         """
         self.check_fork()
         ident = get_ident()
         worker = self._helped.get(ident)
-        if worker is None or worker.reader != ident or not worker.reading.locked():
-            return  # the last: left behind by an interrupt
-        if worker.is_taking_in:
+        if worker is not None and (worker.reader != ident or not worker.reading.locked()):
+            worker = None  # left behind by an interrupt
+        if self._is_inside() or (worker is not None and worker.is_taking_in):
             raise errors.InternalError(
-                "a signal handler waited for a result while its own thread was taking one in; "
-                "wait in another thread"
+                "a signal handler or finalizer waited for a result while its own thread was inside"
+                " the pool; wait in another thread"
             )
+        if worker is None:
+            return
         worker.pass_on_reading()  # which the frame below will see
         if self._poller is not None:
             self._poller.unmute(worker.channel.inn)
@@ -164,6 +166,17 @@ class Reader(Desk):
             return self._read(worker)
         finally:
             worker.reading.release()
+
+    @contextlib.contextmanager
+    def _reading_alone(self, worker: Worker) -> Iterator[None]:
+        """Be the one who reads what a worker sent, once no thread that waits does."""
+        # Not by waiting for one lock: who has that may pass the reading on.
+        while not (reading := worker.reading).acquire(timeout=HELP_SECONDS):
+            pass
+        try:
+            yield
+        finally:
+            reading.release()
 
     def _read(self, worker: Worker, own: int = -1) -> bool:
         """Read once, and take in what it brings; the result of the task `own` is settled."""

@@ -89,9 +89,8 @@ if TYPE_CHECKING:
 
 # How much work a worker is sent ahead, in seconds.  More saves wake-ups of the owner for tiny
 # tasks; less keeps cancel() and take-backs cheap, and results of a map even.  A wake-up costs some
-# 50 us, so two milliseconds make it a few per cent.  With four, tasks of a millisecond travel two
-# at a time: the owner has less to do, but the worker's flusher wakes for each pair, and a map of
-# them takes some per cent longer.
+# 50 us, so two milliseconds make it a few per cent.  With four, a map of tasks of a millisecond
+# was not faster but some per cent slower (`bench`, "1 ms").
 AHEAD_SECONDS = 0.002
 # The most tasks in one message, whatever their estimate: bounds what one flush can delay.
 MOST_AHEAD = 1000

@@ -68,6 +68,7 @@ class Form(IntEnum):
     ARGS = 0  # args
     KWARGS = 1  # (args, kwargs)
     CALL = 2  # (function, args, kwargs)
+    # From here on one payload serves all tasks of a run.
     PLAIN = 3  # the args of each task of the run, in one pickle: these refer to nothing
     LONE = 4  # as PLAIN, but the only argument of each task instead of its args
 

@@ -24,26 +24,19 @@ class Recorder(World):
 
     def __init__(self, config, seen_actions, seen_states):
         super().__init__(config)
-        self.seen_actions = seen_actions
-        self.seen_states = seen_states
-
-    def tell(self, event):
-        before = self.scheduler.state
-        handle, name = self.scheduler.handle, type(event).__name__
+        handle = self.scheduler.handle
 
         def recorded(event):
+            name, before = type(event).__name__, self.scheduler.state
             actions = handle(event)
-            self.seen_actions[name] |= {type(action).__name__ for action in actions}
+            seen_actions[name] |= {type(action).__name__ for action in actions}
             after = self.scheduler.state
             if after is not before:
-                self.seen_states[before.name, after.name].add(name)
+                seen_states[before.name, after.name].add(name)
             return actions
 
+        # Here, and not where the world tells it something: that may have it told more.
         self.scheduler.handle = recorded
-        try:
-            super().tell(event)
-        finally:
-            self.scheduler.handle = handle
 
 
 def play(world, rng):

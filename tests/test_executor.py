@@ -749,6 +749,37 @@ def test_a_forked_child_does_not_wait_for_its_parents_results(pool, tmp_path, wi
     assert os.waitstatus_to_exitcode(status) == 11
 
 
+def test_the_drivers_thread_reads_what_a_dead_worker_sent_also_where_reading_is_passed_on_late(
+    tmp_path,
+):
+    """The thread that reads for its result is interrupted, and waits for another one there."""
+    wait_here, _ = gate(tmp_path)
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+        future = pool.submit(wait_here)
+        wait_until(future.running, 20)
+        [worker] = pool._driver._workers.values()
+        with worker.reading:
+            worker.process.kill()
+            wait_until(lambda: not worker.process.is_alive(), 20)
+            worker.pass_on_reading()
+            assert pool.submit(abs, -3).result(timeout=30) == 3
+        assert isinstance(future.exception(timeout=0), errors.WorkerDied)
+
+
+@pytest.mark.parametrize("ask", ["submit", "map"])
+def test_who_waits_where_its_own_thread_is_inside_the_pool_hears_of_it(tmp_path, ask):
+    """As a finalizer would that runs in the middle of a decision."""
+    wait_here, let_go = gate(tmp_path)
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+        results = pool.map(lambda _: wait_here(), [0]) if ask == "map" else None
+        wait = results.__next__ if ask == "map" else pool.submit(wait_here).result
+        with pool._driver._lock, pytest.raises(errors.InternalError, match="inside the pool"):
+            wait()
+        let_go()
+
+
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_workers_that_were_forked_do_not_leave_since_others_could_not_be_forked_safely():
     context = multiprocessing.get_context("fork")
