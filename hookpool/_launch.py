@@ -456,6 +456,10 @@ def _socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
 def _after_fork_in_child() -> None:
     global _server
     _lock._at_fork_reinit()  # type: ignore[attr-defined]
+    # Whoever starts a process takes this one, too, and the standard library leaves it as it is.
+    tracker_lock = getattr(resource_tracker._resource_tracker, "_lock", None)
+    if tracker_lock is not None:
+        tracker_lock._at_fork_reinit()
     if _server is not None:
         _server.control.close()
         _server = None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # The first item is handed over alone, so that work starts, and then twice as many each time: a
 # larger group costs less per item, a smaller one starts sooner. This is the largest.
-LARGEST_FEED = 256
+LARGEST_FEED = 1000
 # A group that took longer than this to collect is followed by a smaller one, in seconds: workers
 # shall not wait for a slow iterable to fill it.
 FEED_SECONDS = 0.001
@@ -59,14 +59,18 @@ class Map:
         ledger: Ledger,
         fn: Callable[..., Any],
         group: int,
-        items: Iterator[tuple[Any, ...]],
+        items: Iterator[Any],
+        is_lone: bool = False,
         repeats: Repeats | None = None,
     ) -> None:
         self._driver = driver
         self._ledger = ledger
         self._fn = fn
         self._group = group
+        #: The arguments of each call; or the only one, where each has one.  Without a tuple for
+        #: each, both ends have half as much to do.
         self._items = items
+        self._is_lone = is_lone
         #: What calls have in common, while items are taken in one go; None if that is not known.
         self._repeats = repeats
         self._form = Form.ARGS
@@ -107,25 +111,33 @@ class Map:
         left, size = most, 1 if self._repeats is None else 2
         while left is None or left > 0:
             began = time.monotonic()
-            rows = list(islice(self._items, size if left is None else min(size, left)))
+            items = list(islice(self._items, size if left is None else min(size, left)))
             slow = time.monotonic() - began > FEED_SECONDS
-            if not rows:
+            if not items:
                 break
-            self._hand_over(rows)
-            left = None if left is None else left - len(rows)
+            self._hand_over(items)
+            left = None if left is None else left - len(items)
             size = max(1, size // 2) if slow else min(size * 2, LARGEST_FEED)
         self._repeats = None  # from now on others run in between
 
-    def _hand_over(self, rows: list[tuple[Any, ...]]) -> None:
+    def _hand_over(self, items: list[Any]) -> None:
         index = self._taken
-        self._taken += len(rows)
+        self._taken += len(items)
         if self._refusal is not None:
-            for at in range(len(rows)):
+            for at in range(len(items)):
                 self.take_error(index + at, self._refusal)
-        elif self._form is Form.ARGS and (plain := _in_one_pickle(rows)) is not None:
-            self._submit(index, *plain, ())
+        elif self._form is Form.ARGS and self._are_for_one_pickle(items):
+            self._submit(index, Form.LONE if self._is_lone else Form.PLAIN, items, ())
         else:
-            self._pickle(index, rows)
+            self._pickle(index, [(item,) for item in items] if self._is_lone else items)
+
+    def _are_for_one_pickle(self, items: list[Any]) -> bool:
+        """Whether all arguments refer to nothing, and are small on average."""
+        values = items if self._is_lone else list(chain.from_iterable(items))
+        if not are_immutable(values):
+            return False
+        # Pickled again when they are sent; once more costs less than a look at each.
+        return len(pickle.dumps(items, pickle.HIGHEST_PROTOCOL)) <= LONGEST * len(items)
 
     def _pickle(self, index: int, rows: list[tuple[Any, ...]]) -> None:
         """Hand over one pickle for each call; a call that does not travel fails alone."""
@@ -254,15 +266,3 @@ class Map:
         if self._got < self._taken:
             for tasks, _ in self._handed:
                 self._driver.abandon(tasks.start, tasks.stop, kill)
-
-
-def _in_one_pickle(rows: list[tuple[Any, ...]]) -> tuple[Form, list[Any]] | None:
-    """What goes in one pickle, if all arguments refer to nothing, and are small on average."""
-    values = list(chain.from_iterable(rows))
-    if not are_immutable(values):
-        return None
-    # Most calls have one argument: without a tuple for each, both ends have half as much to do.
-    form, payloads = (Form.LONE, values) if len(rows[0]) == 1 else (Form.PLAIN, rows)
-    # Pickled again when they are sent; once more costs less than a look at each.
-    size = len(pickle.dumps(payloads, pickle.HIGHEST_PROTOCOL))
-    return (form, payloads) if size <= LONGEST * len(rows) else None

@@ -87,11 +87,15 @@ if TYPE_CHECKING:
 
     from hookpool._events import Action, Event
 
-# How much work a worker is sent ahead, in seconds.  More saves wake-ups of the owner for tiny
-# tasks; less keeps cancel() and take-backs cheap, and results of a map even.  A wake-up costs some
-# 50 us, so two milliseconds make it a few per cent.  With four, a map of tasks of a millisecond
-# was not faster but some per cent slower (`bench`, "1 ms").
+# How much work a worker holds beyond its next task, in seconds.  It reports once a millisecond
+# (`_worker.FLUSH_SECONDS`) or when a longer task ends, and may wait another one for the answer
+# where cores are busy.  With less it runs dry between reports where tasks take a little less than
+# a millisecond (`tests/simulated_pool.py`); more makes cancel() and take-backs dearer, and results
+# of a map uneven.
 AHEAD_SECONDS = 0.002
+# It is sent more when so much of that is missing: a message for each handful of tiny tasks would
+# cost more than they do.
+REFILL_SECONDS = AHEAD_SECONDS / 4
 # The most tasks in one message, whatever their estimate: bounds what one flush can delay.
 MOST_AHEAD = 1000
 # The most that a worker holds: there is room for so many claims.
@@ -101,9 +105,17 @@ MOST_HELD = 2 * MOST_AHEAD
 STEAL_SECONDS = 0.001
 # Each try in vain doubles that, so many times at most: to a tenth of a second.
 MOST_DOUBLINGS = 7
+# One that holds more than this, by what is known now, has half of it taken back as soon as another
+# is idle: it was sent that many when they were thought to be shorter.
+OVERLOAD_SECONDS = 3 * AHEAD_SECONDS
 # Weight of the newest measurement in a group's estimate: high, since the first calls of a function
 # (imports, caches) are often slower than all others.
 NEWEST = 0.4
+# A measurement counts as at most so many times what was estimated, or one long task among tiny
+# ones would have the next dozens sent one by one.
+MOST_GROWTH = 4
+# No estimate is less than a call takes: from nothing it could not grow.
+LEAST_SECONDS = 1e-7
 # The most groups whose estimates are kept: a program that makes functions in a loop must not grow
 # the table for ever, and what is forgotten is measured again within two tasks.
 MOST_GROUPS = 4096
@@ -540,17 +552,19 @@ class Scheduler:
 
     def _ahead(self, worker: _Worker) -> int:
         """How many more tasks this busy worker should hold."""
-        share = -(-self._queued // len(self._workers))
+        estimate = self._estimates.get(self._queue[0].group)
+        if estimate is None:
+            return 2 - worker.held  # one runs and one waits: that can be taken back
+        most = min(-(-self._queued // len(self._workers)), MOST_HELD - worker.held)
+        missing = AHEAD_SECONDS + estimate - self._load(worker)
+        return min(most, _worth(estimate, missing)) if missing >= REFILL_SECONDS else 0
+
+    def _load(self, worker: _Worker) -> float:
+        """How long the worker will be busy with what it holds, as far as is known, in seconds."""
         load = 0.0
         for start, stop, group in worker.sent:
             load += (stop - start) * self._estimates.get(group, AHEAD_SECONDS)
-        # Refilling at half keeps it busy while the message travels, and the messages large.
-        if worker.held > 1 and load * 2 > AHEAD_SECONDS:
-            return 0
-        estimate = self._estimates.get(self._queue[0].group, AHEAD_SECONDS)
-        # Whatever the estimate, one runs and one waits: a wait can be taken back.
-        most = min(share, MOST_HELD - worker.held)
-        return min(most, max(2 - worker.held, _worth(estimate, AHEAD_SECONDS - load)))
+        return load
 
     def _left(self, worker: _Worker) -> int:
         """How many tasks the worker may still be given in its life."""
@@ -662,7 +676,7 @@ class Scheduler:
         """
         # Also from one that has yet to drop what was taken back before.
         victims = [
-            (worker.due(), -worker.held, number)
+            (self._due(worker), -worker.held, number)
             for number, worker in self._workers.items()
             if worker.held > 1
         ]
@@ -676,6 +690,12 @@ class Scheduler:
         victim.since = now
         victim.tries += 1
         self._actions.append(TakeBack(number, -held - 1 if self._cancelling else -held // 2))
+
+    def _due(self, worker: _Worker) -> float:
+        """When the tail of a worker that holds several tasks is wanted back."""
+        if not worker.tries and self._load(worker) > OVERLOAD_SECONDS:
+            return worker.since
+        return worker.due()
 
     def _let_idle_go(self, now: float) -> None:
         """Workers without work for longer than the idle timeout leave; all of them on closing."""
@@ -697,7 +717,9 @@ class Scheduler:
 
     def _measure(self, group: int, seconds: float) -> None:
         old = self._estimates.get(group)
-        self._estimates[group] = seconds if old is None else old + NEWEST * (seconds - old)
+        if old is not None:
+            seconds = old + NEWEST * (min(seconds, MOST_GROWTH * old) - old)
+        self._estimates[group] = max(seconds, LEAST_SECONDS)
         if len(self._estimates) > MOST_GROUPS:
             del self._estimates[next(iter(self._estimates))]
 
@@ -817,10 +839,10 @@ def _held_and_age(item: tuple[int, _Worker]) -> tuple[int, int]:
 
 
 def _worth(estimate: float, seconds: float = AHEAD_SECONDS) -> int:
-    """How many tasks of this estimate fill so many seconds: at least one."""
+    """How many tasks of this estimate last so many seconds: at least one."""
     if estimate * MOST_AHEAD <= seconds:
         return MOST_AHEAD
-    return max(1, int(seconds / estimate))
+    return max(1, int(-(-seconds // estimate)))
 
 
 def _cut_tail(sent: deque[Span], count: int) -> list[Span]:

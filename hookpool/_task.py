@@ -226,17 +226,19 @@ def settle_values(works: Sequence[Work | None], first: int, values: list[Any]) -
         first: the number of the first.
         values: as many as `works`.
     """
-    head = works[0]
-    if type(head) is Block and works[-1] is head:
-        # The tasks of a block are neighbours, so all in between are of this block as well.
-        head.set_values(first, values)
-        return
     outcomes = []
-    for at, work in enumerate(works):
+    at, count = 0, len(works)
+    while at < count:
+        work = works[at]
+        stop = at + 1
         if type(work) is Task:
             outcomes.append((work.future, values[at]))
-        elif work is not None:
-            work.set_values(first + at, [values[at]])
+        elif type(work) is Block:
+            # The tasks of a block are neighbours, so all in between are of this block as well.
+            end = min(count, work.first + len(work) - first)
+            stop = end if works[end - 1] is work else stop
+            work.set_values(first + at, values[at:stop])
+        at = stop
     if outcomes:
         settle(outcomes)
 

@@ -179,11 +179,13 @@ class _Values:
     The main thread appends, without a lock; whoever flushes, under the lock, takes what is there.
     """
 
-    __slots__ = ("first", "items", "last", "sent", "since")
+    __slots__ = ("first", "function", "items", "last", "sent", "since")
 
-    def __init__(self, first: int, now: float) -> None:
+    def __init__(self, first: int, function: int, now: float) -> None:
         #: The number of the task that returned the first.
         self.first = first
+        #: The number of the function that all of them called.
+        self.function = function
         self.items: list[Any] = []
         #: How many of them have left.
         self.sent = 0
@@ -191,6 +193,11 @@ class _Values:
         self.since = now
         #: When the last one was there.
         self.last = now
+
+    def leads_to(self, task: int, function: int) -> bool:
+        """Whether what this task returns can go with them; not for ever: what is sent is kept."""
+        is_next = self.function == function and self.first + len(self.items) == task
+        return is_next and not self.sent
 
     def frame(self) -> list[_wire.Buffer]:
         """What has not left yet."""
@@ -352,7 +359,7 @@ class _Worker:
                 if run.tasks == 1 and not self._queue and not self._outgoing:
                     self._call_one(run.first, function, *rows)
                 else:
-                    self._call_each(run.first, run.tasks, function, rows)
+                    self._call_each(run, function, rows)
                 return
             run = run._replace(payloads=run.payloads * run.tasks)
         for at in range(run.tasks):
@@ -397,13 +404,14 @@ class _Worker:
         self._send(ResultRow(number, status, micros, payload), now, True)
 
     def _call_each(
-        self, first: int, tasks: int, function: Callable[..., Any], rows: Iterable[Any]
+        self, run: _wire.Run, function: Callable[..., Any], rows: Iterable[Any]
     ) -> None:
         """Call a function with plain arguments, and keep plain values together."""
+        first, tasks = run.first, run.tasks
         claims, clock, fixed = self._claims, perf_counter, FIXED
         use, words = claims.use, claims.words
         claims.begin_run()
-        values = self._begin_values(first, clock())
+        values = self._begin_values(first, run.function, clock())
         append = values.items.append
         for number, args in enumerate(rows, first):
             try:
@@ -531,10 +539,15 @@ class _Worker:
 
     # -- sending ----------------------------------------------------------------------------
 
-    def _begin_values(self, first: int, now: float) -> _Values:
-        """Collect plain values from this task on."""
-        values = _Values(first, now)
+    def _begin_values(self, first: int, function: int, now: float) -> _Values:
+        """Collect plain values from this task on: with those before it, if they still wait."""
         with self._lock:
+            last = self._outgoing[-1] if self._outgoing else None
+            if type(last) is _Values and last.leads_to(first, function):
+                values = last
+                self._outgoing.pop()
+            else:
+                values = _Values(first, function, now)
             self._values = values
         return values
 
@@ -552,7 +565,7 @@ class _Worker:
         micros = _micros(now - values.last)
         self._send(ResultRow(task, status, micros, payload), now, False)
         self._claims.words[1] = Doing.RUNNING  # unless the next one must be claimed first
-        return self._begin_values(task + 1, now)
+        return self._begin_values(task + 1, values.function, now)
 
     def _send(self, row: ResultRow, now: float, idle: bool) -> None:
         words = self._claims.words

@@ -238,9 +238,10 @@ class HookPoolExecutor(Executor):
             raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
         self._driver.check_open()
-        items = zip(*iterables, strict=False)
+        is_lone = len(iterables) == 1
+        items = iter(iterables[0]) if is_lone else zip(*iterables, strict=False)
         repeats = repeats_in(self._ledger, iterables)
-        run = Map(self._driver, self._ledger, fn, _group(fn), items, repeats)
+        run = Map(self._driver, self._ledger, fn, _group(fn), items, is_lone, repeats)
         try:
             run.feed(buffersize)
         except BaseException:

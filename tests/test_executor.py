@@ -16,6 +16,7 @@ import time
 import weakref
 from concurrent.futures import CancelledError, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from operator import add, mul
 
 import pytest
@@ -945,6 +946,7 @@ def test_a_child_forked_while_the_reusable_executor_is_replaced_has_its_own(reus
     wait_until(lambda: first._driver.closed, 20)
     pid = os.fork()
     if pid == 0:
+        code = 1
         try:
             signal.alarm(30)
             code = get_reusable_executor(1).submit(abs, -7).result()
@@ -954,6 +956,35 @@ def test_a_child_forked_while_the_reusable_executor_is_replaced_has_its_own(reus
     _, status = os.waitpid(pid, 0)
     let_go()
     replacing.join(30)
+    assert os.waitstatus_to_exitcode(status) == 7
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_child_forked_while_another_thread_starts_a_process_can_start_its_own():
+    """That one has the standard library's lock, which nobody lets go of in the child."""
+    tracker = resource_tracker._resource_tracker
+    held, forked = threading.Event(), threading.Event()
+
+    def hold():
+        with tracker._lock:
+            held.set()
+            forked.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.alarm(20)
+            with HookPoolExecutor(1) as pool:
+                code = pool.submit(abs, -7).result()
+        finally:
+            os._exit(code)
+    forked.set()
+    thread.join()
+    _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 7
 
 

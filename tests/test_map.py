@@ -51,11 +51,11 @@ def start(driver, items, most=None, refill=None, deadline=None):
 
 
 def test_items_are_handed_over_in_growing_groups(driver):
-    start(driver, range(1000))
+    start(driver, range(10_000))
 
     assert driver.feeds[:4] == [1, 2, 4, 8]
     assert max(driver.feeds) == LARGEST_FEED
-    assert sum(driver.feeds) == 1000
+    assert sum(driver.feeds) == 10_000
 
 
 def test_results_come_in_order_whatever_the_order_they_arrive_in(driver):
@@ -172,18 +172,18 @@ def test_what_has_been_yielded_is_forgotten(driver):
 
 
 @pytest.mark.parametrize(
-    ("rows", "form", "payload"),
+    ("items", "is_lone", "form", "payload"),
     [
-        ([(1, "a"), (None, 2.5)], Form.PLAIN, (1, "a")),
-        ([((1, (2, b"c")),), (3,)], Form.LONE, (1, (2, b"c"))),
-        ([([1],)], Form.ARGS, None),
-        ([(True, object())], Form.ARGS, None),
-        ([("x" * 10_000,)], Form.ARGS, None),
-        ([((((((1,),),),),),)], Form.ARGS, None),
+        ([(1, "a"), (None, 2.5)], False, Form.PLAIN, (1, "a")),
+        ([(1, (2, b"c")), 3], True, Form.LONE, (1, (2, b"c"))),
+        ([[1]], True, Form.ARGS, None),
+        ([(True, object())], False, Form.ARGS, None),
+        (["x" * 10_000], True, Form.ARGS, None),
+        ([(((((1,),),),),)], True, Form.ARGS, None),
     ],
 )
-def test_only_calls_that_refer_to_nothing_share_a_pickle(driver, rows, form, payload):
-    run = Map(driver, Ledger(), abs, 0, iter(rows))
+def test_only_calls_that_refer_to_nothing_share_a_pickle(driver, items, is_lone, form, payload):
+    run = Map(driver, Ledger(), abs, 0, iter(items), is_lone)
     run.feed(None)
 
     assert driver.tasks[0].form is form

@@ -124,6 +124,31 @@ def test_values_of_a_block_stay_together():
     assert consumer.values == {11: ["a", "b"]}
 
 
+def test_values_of_several_blocks_stay_together_by_block():
+    consumer = Consumer()
+    one, other = (
+        make_block(consumer, 2, first=5, index=0),
+        make_block(consumer, 9, first=7, index=2),
+    )
+    arrived = Values(6, ["b", "c", "d", "e"])
+    arrived.works += [one, other, None, other]
+
+    arrived.settle()
+
+    assert consumer.values == {1: ["b"], 2: ["c", "d", "e"]}
+
+
+def test_values_of_a_block_whose_last_is_wanted_no_more_come_one_by_one():
+    consumer = Consumer()
+    block = make_block(consumer, 3)
+    arrived = Values(0, ["a", "b", "c"])
+    arrived.works += [block, block, None]
+
+    arrived.settle()
+
+    assert consumer.values == {0: ["a"], 1: ["b"]}
+
+
 def test_values_find_their_tasks_whatever_stands_between_them():
     consumer = Consumer()
     tasks = [make_task(), make_task()]

@@ -40,16 +40,18 @@ class Owner:
         )
         self.thread = threading.Thread(target=self.worker.run)
         self.frames = []
+        #: The first task and the number of tasks of each frame of plain values.
+        self.together = []
 
     def send(self, *calls, claims=None):
         payloads = [reduction.dumps((fn, args, {})) for fn, *args in calls]
         self.channel.add_claims(len(calls) if claims is None else claims)
         self.channel.send(_wire.run_frame(0, 0, Form.CALL, payloads))
 
-    def send_plain(self, fn, rows, claims=None):
-        self.channel.send(_wire.frame(Kind.DEFINE, 1, reduction.dumps(fn)))
-        self.channel.add_claims(len(rows) if claims is None else claims)
-        self.channel.send(_wire.plain_frame(0, len(rows), 1, pickle.dumps(rows)))
+    def send_plain(self, fn, rows, first=0, number=1):
+        self.channel.send(_wire.frame(Kind.DEFINE, number, reduction.dumps(fn)))
+        self.channel.add_claims(len(rows))
+        self.channel.send(_wire.plain_frame(first, len(rows), number, pickle.dumps(rows)))
 
     def receive(self, count):
         """Wait for so many results or other frames."""
@@ -61,6 +63,7 @@ class Owner:
                     self.frames += list(_wire.result_rows(frame))
                 elif frame.kind == Kind.VALUES:
                     first, _, payload = _wire.values(frame)
+                    self.together.append((first, frame.number))
                     for at, value in enumerate(pickle.loads(payload)):
                         self.frames.append((first + at, value))
                 else:
@@ -213,6 +216,23 @@ def test_plain_calls_that_were_taken_back_are_dropped_with_all_behind_them(owner
 
     assert value == (0, 1)
     assert (dropped.kind, dropped.number) == (Kind.DROPPED, 3)
+
+
+def test_values_of_one_function_leave_together_whatever_messages_brought_the_calls(owner):
+    owner.worker._flush = lambda: None  # no millisecond passes
+    owner.send_plain(abs, [(-1,), (-2,)])
+    owner.send_plain(abs, [(-3,), (-4,)], first=2)
+    owner.send_plain(str, [(5,), (6,)], first=4, number=2)  # of another: measured apart
+    owner.send_plain(str, [(8,), (9,)], first=8, number=2)  # no neighbours
+    while len(owner.worker._queue) < 4:
+        owner.worker._take_in(owner.worker._read())
+    while owner.worker._queue:
+        owner.worker._work_off(owner.worker._queue.popleft())
+    del owner.worker._flush
+    owner.worker._flush()
+
+    assert [value for _, value in owner.receive(8)] == [1, 2, 3, 4, "5", "6", "8", "9"]
+    assert owner.together == [(0, 4), (4, 2), (8, 2)]
 
 
 def test_a_value_is_heard_of_while_the_next_plain_call_is_long(owner):
