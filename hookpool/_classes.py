@@ -14,6 +14,7 @@ import contextlib
 import copyreg
 import gc
 import itertools
+import pickle
 import sys
 import weakref
 from _abc import _get_dump  # type: ignore[import-not-found]
@@ -21,16 +22,20 @@ from abc import ABCMeta
 from collections.abc import Collection
 from types import (
     BuiltinFunctionType,
+    CellType,
+    CodeType,
     FunctionType,
     GetSetDescriptorType,
     MemberDescriptorType,
     MethodDescriptorType,
+    ModuleType,
     WrapperDescriptorType,
 )
 
 from hookpool import _rebuild
 from hookpool._code import facts
 from hookpool._importable import is_importable
+from hookpool._plain import ATOMS
 from hookpool._records import Record
 
 TYPE_CHECKING = False
@@ -49,8 +54,9 @@ NOT_COPIED = frozenset({"__module__", "__dict__", "__weakref__", "_abc_impl", "_
 class _Record(Record):
     """What a class was when it was looked at.
 
-    Invariants: `seen` are the ids of the values that the attributes `names` had; `kept` holds or
-    watches these, so that an id cannot be used again without `stale` having the attribute's name.
+    Invariants: `seen` are the ids of what the attributes `names` were, one or several for each
+    (see `_looked_at`); `kept` holds or watches these, as far as it can, so that an id is not used
+    again without `stale` having the attribute's name.
     """
 
     names: tuple[str, ...] = ()
@@ -75,13 +81,14 @@ class _Own(_rebuild.Identity):
         """
         while True:
             record, version, versions = self.record, self.version, self.versions
-            own = dict(dict_of(cls))  # in one step: another thread may be changing it
-            names, seen = tuple(own), tuple(map(id, own.values()))
+            names, values = _looked_at(cls)
+            seen = tuple(map(id, values))
             if seen == record.seen and names == record.names and not record.stale:
                 return
             changed, removed = _changes(record, names, seen)
             stale: set[str] = set()
-            kept = tuple([_hold(value, name, stale) for name, value in own.items()])
+            pairs = zip(names, values, strict=True)
+            kept = tuple([_hold(cls, value, name, stale) for name, value in pairs])
             if version == 0:
                 version = 1
             elif changed or removed:
@@ -96,40 +103,119 @@ class _Own(_rebuild.Identity):
                 return
 
 
+def _looked_at(cls: Any) -> tuple[tuple[str, ...], list[Any]]:
+    """What tells that an attribute is not what it was: its value; of a function more than that.
+
+    The names of the attributes, with all that belongs to one of them.
+    """
+    own = dict(dict_of(cls))  # in one step: another thread may be changing it
+    names, values = list(own), list(own.values())
+    for name, value in own.items():
+        if type(value) is FunctionType:  # which can be given other code, as reloaders do
+            parts = [value.__code__, *value.__dict__.values()]
+            if value.__defaults__ or value.__kwdefaults__:
+                parts += (value.__defaults__, value.__kwdefaults__)
+            if value.__closure__:
+                parts += map(_content, value.__closure__)
+            names += [name] * len(parts)
+            values += parts
+    if isinstance(cls, ABCMeta):
+        registered = _registered(cls)
+        names += [_REGISTERED] * len(registered)
+        values += registered
+    return tuple(names), values
+
+
+# In the place of an attribute's name: what ABCs know of each other is in none that is copied.
+_REGISTERED = "_abc_impl"
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # it is empty
+
+
 def _changes(
     before: _Record, names: tuple[str, ...], seen: tuple[int, ...]
-) -> tuple[list[str], set[str]]:
+) -> tuple[set[str], set[str]]:
     """Names of attributes that are new or not what they were, and of those that are gone."""
-    was = dict(zip(before.names, before.seen, strict=True))
-    changed = [
-        name
-        for name, at in zip(names, seen, strict=True)
-        if (was.get(name) != at or name in before.stale) and name not in NOT_COPIED
-    ]
-    return changed, was.keys() - set(names) - NOT_COPIED
+    was, now = _by_name(before.names, before.seen), _by_name(names, seen)
+    changed = {name for name, ids in now.items() if was.get(name) != ids or name in before.stale}
+    return changed - (NOT_COPIED - {_REGISTERED}), was.keys() - now.keys() - NOT_COPIED
 
 
-def _hold(value: Any, name: str, stale: set[str]) -> object:
+def _by_name(names: tuple[str, ...], seen: tuple[int, ...]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for name, at in zip(names, seen, strict=True):
+        found.setdefault(name, []).append(at)
+    return found
+
+
+def _hold(cls: Any, value: Any, name: str, stale: set[str]) -> object:
     """Make sure that the id of an attribute's value is not used again unnoticed.
 
-    Nothing is held that could hold the class: an identity is found from outside, so that the class
-    would never be collected.  What can be watched is watched, for it may be large.  A container
-    with other containers in it is neither; if its owner replaces it twice between two looks, the
-    last one may get the id of the first, and the edit be missed.
+    What can be watched is watched, for it may be large.  Nothing is held that holds the class: an
+    identity is found from outside, so that the class would never be collected.  If the owner of
+    such a class replaces such a value twice between two looks, the last one may get the id of the
+    first, and the edit be missed.
     """
-    kind = type(value)
-    wrapped = _WRAPPERS.get(id(kind))
+    wrapped = _WRAPPERS.get(id(type(value)))
     if wrapped is not None:
         value = getattr(value, wrapped)
+    if id(type(value)) in _HOLD_NOTHING:
+        return value
     try:
         return weakref.ref(value, lambda _: stale.add(name))
     except TypeError:
-        pass  # there are no weak references to it
-    parts = value if id(kind) in _COLLECTIONS else ()
-    if kind is dict:
-        parts = (*value, *value.values())
-    is_free = bool(parts) and not any(map(gc.is_tracked, parts))
-    return value if is_free or not gc.is_tracked(value) else None
+        return value if _is_apart(value, cls) else None  # there are no weak references to it
+
+
+_HOLD_NOTHING = ATOMS | {id(CodeType)}
+# What is larger is taken to hold the class.
+_MOST_APART = 2000
+
+
+def _is_apart(value: Any, cls: Any) -> bool:
+    """Whether nothing that a value holds holds a class, but for what is held anyway: modules."""
+    met, level = {id(value)}, [value]
+    while level:
+        following: list[Any] = []
+        for one in level:
+            parts = _own_parts(one) if type(one) is FunctionType else gc.get_referents(one)
+            for part in parts:
+                if part is cls or len(met) > _MOST_APART:
+                    return False
+                if id(part) not in met and gc.is_tracked(part) and not _stays(part):
+                    met.add(id(part))
+                    following.append(part)
+        level = following
+    return True
+
+
+def _own_parts(fn: FunctionType) -> list[Any]:
+    """What a function holds, but for the namespace of a module."""
+    space = fn.__globals__
+    module = sys.modules.get(space.get("__name__", ""))
+    parts = gc.get_referents(fn)
+    return (
+        parts
+        if module is None or vars(module) is not space
+        else [p for p in parts if p is not space]
+    )
+
+
+def _stays(part: Any) -> bool:
+    """Whether something is there anyway, whoever holds it."""
+    kind = type(part)
+    if kind is FunctionType or _is_class(part):
+        return is_importable(part)
+    return kind is ModuleType
+
+
+def _is_class(value: Any) -> bool:
+    return type.__instancecheck__(type, value)  # not `isinstance`, which asks the value
 
 
 # By the id of the type, as below: a type need not be hashable, nor its comparison harmless.
@@ -140,12 +226,40 @@ _COLLECTIONS = frozenset(map(id, (list, tuple, set, frozenset)))
 def identity(cls: Any) -> _rebuild.Identity:
     """The identity of a class, with its version up to date."""
     known = _rebuild.identity_of(cls)
-    if known is None:
-        mine = _Own(new_token(cls.__module__, cls.__qualname__, _outline(cls)), cls)
-        known = _rebuild.identified(mine, cls)
+    while known is None:
+        # Again, where a class with this token has come from another run of the program.
+        token = new_token(cls.__module__, cls.__qualname__, _outline(cls))
+        known = _rebuild.identified(_Own(token, cls), cls)
     if type(known) is _Own:
         known.look(cls)
     return known
+
+
+def versions_of(cls: Any) -> tuple[int, ...]:
+    """The versions of a class and of all that are written with it.
+
+    These are its bases, its metaclass, classes among its attributes and in the cells of its
+    methods, and theirs.
+    """
+    level, met, found = [cls], {id(cls)}, [identity(cls).version]
+    for one in level:
+        for other in _named_by(one):
+            if id(other) not in met and other.__flags__ & HEAP and not is_importable(other):
+                met.add(id(other))
+                level.append(other)
+                found.append(identity(other).version)
+    return tuple(found)
+
+
+def _named_by(cls: Any) -> list[Any]:
+    found = [type(cls), *cls.__bases__]
+    for value in dict(dict_of(cls)).values():
+        if type(value) is FunctionType:
+            if value.__closure__:
+                found += filter(_is_class, map(_content, value.__closure__))
+        elif _is_class(value):
+            found.append(value)
+    return found
 
 
 def new_token(module: str | None, qualname: str, outline: str = "") -> str:
@@ -206,26 +320,49 @@ def _described(value: Any, met: set[int], depth: int = 0) -> str:
         return f"{len(value)}:{binascii.crc32(value)}"
     if kind is str:
         return repr(value) if len(value) <= _LONG else _described(_utf8(value), met)
+    if _is_class(value):
+        return str(value.__qualname__)
     if depth < _DEEP and len(met) < _LONG and id(value) not in met:
         met.add(id(value))
         parts = _parts(value, kind)
         if parts is not None:
             found = [_described(one, met, depth + 1) for one in parts]
             return repr(sorted(found) if kind is set or kind is frozenset else found)
-    return str(value.__qualname__ if isinstance(value, type) else kind.__qualname__)
+        if f"{kind.__module__}.{kind.__qualname__}" in _SHOWN_WHOLE:
+            return repr(value)
+        return str(kind.__qualname__) + _described_buffer(value)
+    return str(kind.__qualname__)
 
 
 _SIMPLE = frozenset(map(id, (type(None), bool, float, complex)))
+# Small ones whose `repr` says all.
+_SHOWN_WHOLE = frozenset(
+    {"datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta", "uuid.UUID"}
+    | {"decimal.Decimal", "fractions.Fraction", "pathlib.PosixPath", "pathlib.WindowsPath"}
+)
 # Enough to tell programs apart; more would cost time.
 _LONG = 1000
 _DEEP = 20
 
 
+def _described_buffer(value: Any) -> str:
+    """What is in an array and its like, or enough of that; nothing of what is no buffer."""
+    try:
+        with memoryview(value) as view:
+            if "O" in view.format or not view.contiguous:  # ids of objects; parts of others
+                return f"{view.shape}"
+            return f"{view.format}{view.shape}:{binascii.crc32(view.cast('B')[:_MUCH])}"
+    except Exception:  # noqa: BLE001 - a buffer may be of code in Python, from 3.12 on
+        return ""
+
+
+_MUCH = 1 << 20
+
+
 def _parts(value: Any, kind: Any) -> tuple[Any, ...] | None:
     """What a value consists of, if it is of a type that can be described so."""
     if kind is dict or id(kind) in _COLLECTIONS:
-        items = () if len(value) > _LONG else value.items() if kind is dict else value
-        return (len(value), *items)
+        return _parts_of_collection(value, kind)
     if kind is FunctionType:
         return _parts_of_function(value)
     if kind is property:
@@ -234,7 +371,27 @@ def _parts(value: Any, kind: Any) -> tuple[Any, ...] | None:
         return (value.__func__,)
     if _is_enum(kind):
         return value._name_, value._value_
+    if kind.__flags__ & HEAP and kind.__dictoffset__ and _has_no_way_of_its_own(kind):
+        return kind.__qualname__, object.__getattribute__(value, "__dict__")
     return None
+
+
+def _parts_of_collection(value: Any, kind: Any) -> tuple[Any, ...]:
+    parts = (*value, *value.values()) if kind is dict else value
+    if len(value) <= _LONG:
+        return (len(value), *(value.items() if kind is dict else value))
+    if kind in (set, frozenset) or not ATOMS.issuperset(map(id, map(type, parts))):
+        return (len(value),)
+    return len(value), binascii.crc32(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+
+
+def _has_no_way_of_its_own(kind: Any) -> bool:
+    """Whether the ``__dict__`` of instances is what is pickled of them."""
+    return (
+        kind.__reduce_ex__ is _Ordinary.__reduce_ex__
+        and kind.__reduce__ is _Ordinary.__reduce__
+        and kind.__getstate__ is _Ordinary.__getstate__
+    )
 
 
 def _closed(fn: FunctionType) -> bytes | None:
@@ -346,9 +503,7 @@ def is_simple(kind: Any) -> bool:
     return (
         kind.__basicsize__ == _Ordinary.__basicsize__
         and kind.__dictoffset__ == _Ordinary.__dictoffset__
-        and kind.__reduce_ex__ is _Ordinary.__reduce_ex__
-        and kind.__reduce__ is _Ordinary.__reduce__
-        and kind.__getstate__ is _Ordinary.__getstate__
+        and _has_no_way_of_its_own(kind)
         and not hasattr(kind, "__getnewargs_ex__")
         and not hasattr(kind, "__getnewargs__")
         and not any("__slots__" in dict_of(one) for one in kind.__mro__)

@@ -19,8 +19,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
-from hookpool import _classes, _rebuild
+from hookpool import _rebuild
 from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
+from hookpool._classes import identity, versions_of
 from hookpool._handle import Handle, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 # Functions and classes remembered by a ledger.  A program that makes more in a loop (lambdas, one
 # per call) forgets the oldest; what is forgotten is sent again if it is used again.
 KEPT = 4096
+# And so many bytes of classes, in the owner and in each worker: a definition keeps its classes, as
+# a result may name one by its identity alone.
+KEPT_BYTES = 64 << 20
 
 # Of arguments up to so many it is worth a look whether they need a hook at all.
 _SHORT = 8
@@ -138,7 +142,8 @@ class _Notes:
     Attributes:
         captures: what global names meant.
         needs: the definitions referred to, by number.
-        inside: the classes that were written in full, by id: a metaclass may forbid hashing.
+        inside: the classes that were written in full and their versions, by id: a metaclass may
+            forbid hashing.
     """
 
     __slots__ = ("captures", "inside", "needs")
@@ -146,25 +151,26 @@ class _Notes:
     def __init__(self) -> None:
         self.captures: _Captures = {}
         self.needs: dict[int, Definition] = {}
-        self.inside: dict[int, tuple[Any, int]] = {}
+        self.inside: dict[int, tuple[Any, tuple[int, ...]]] = {}
 
 
 class _Entry:
     """What a ledger knows of a function or class."""
 
-    __slots__ = ("captures", "definition", "ref", "version", "watch", "writes")
+    __slots__ = ("captures", "definition", "ref", "size", "versions", "watch", "writes")
 
     def __init__(
         self,
         ref: Callable[[], Any],
-        version: int,
+        versions: tuple[int, ...],
         definition: Definition,
         captures: _Captures,
         watch: Watch | None = None,
         writes: int = 0,
     ) -> None:
         self.ref = ref
-        self.version = version  # of a class
+        self.versions = versions  # of a class: see `versions_of`
+        self.size = 0  # of a class: its part of the definition, in bytes
         self.definition = definition
         self.captures = captures
         self.watch = watch  # None: of a class
@@ -190,13 +196,14 @@ class Ledger:
         self._token = object()
         self.forgotten = Forgotten()
         self._numbers = itertools.count(1)
-        #: Guards the four below.
+        #: Guards the five below.
         # Re-entrant, for a signal handler that submits while its own thread is in here: it finds
         # whole entries, and at worst makes a definition twice.
         self._lock = threading.RLock()
         #: By id of the live object; an entry whose object is gone is as good as none.
         self._functions: OrderedDict[int, _Entry] = OrderedDict()
         self._classes: OrderedDict[int, _Entry] = OrderedDict()
+        self._classes_size = 0
         #: What each name of each shared namespace was when it was last written for a worker.
         self._latest: _Captures = {}
         #: How often that has changed.
@@ -257,7 +264,7 @@ class Ledger:
                 self._note(captures)
                 self._bury()
                 ref = weakref.ref(fn, self._mourn(id(fn), type(data) is Parcel))
-            entry = _Entry(ref, 0, definition, captures, now, self._writes)
+            entry = _Entry(ref, (), definition, captures, now, self._writes)
             self._remember(self._functions, fn, entry)
         return definition
 
@@ -368,9 +375,9 @@ class Ledger:
             return Packet(data)
         return Packet(data, tuple(notes.needs.values()), notes)
 
-    def class_definition(self, cls: Any, version: int, asking: WorkerPickler) -> Definition:
+    def class_definition(self, cls: Any, asking: WorkerPickler) -> Definition:
         """The definition of a class in its current version."""
-        definition = self.current_definition(cls, version, asking)
+        definition = self.current_definition(cls, asking)
         if definition is not None:
             return definition
         # An error is explained where it is known how the class was come by.
@@ -381,17 +388,19 @@ class Ledger:
             classes = tuple(one for one, _ in inside)
             definition = self._define(packet.data, packet.needs, classes)
             self._note(captures)
-            for one, its_version in inside:
-                entry = _Entry(weakref.ref(one), its_version, definition, captures)
+            for one, versions in inside:
+                entry = _Entry(weakref.ref(one), versions, definition, captures)
+                entry.size = len(packet.data) // len(inside)
+                self._classes_size += entry.size
                 self._remember(self._classes, one, entry)
+            while self._classes_size > KEPT_BYTES and len(self._classes) > len(inside):
+                self._forget_oldest(self._classes)
         return definition
 
-    def current_definition(
-        self, cls: Any, version: int, asking: WorkerPickler
-    ) -> Definition | None:
+    def current_definition(self, cls: Any, asking: WorkerPickler) -> Definition | None:
         """The definition of a class, if there is one and nothing it says has changed."""
         entry = self._classes.get(id(cls))
-        if entry is None or entry.ref() is not cls or entry.version != version:
+        if entry is None or entry.ref() is not cls or entry.versions != versions_of(cls):
             return None
         for capture, (_, name) in zip(entry.captures.values(), entry.captures, strict=True):
             if not _is_unchanged(name, capture, asking):
@@ -453,10 +462,17 @@ class Ledger:
                 del self._functions[ident]
 
     def _remember(self, entries: OrderedDict[int, _Entry], obj: Any, entry: _Entry) -> None:
+        replaced = entries.get(id(obj))
+        if replaced is not None:
+            self._classes_size -= replaced.size
         entries[id(obj)] = entry
         entries.move_to_end(id(obj))
         while len(entries) > KEPT:
-            entries.popitem(last=False)
+            self._forget_oldest(entries)
+
+    def _forget_oldest(self, entries: OrderedDict[int, _Entry]) -> None:
+        _, entry = entries.popitem(last=False)
+        self._classes_size -= entry.size
 
 
 def _is_definable(fn: Any) -> bool:
@@ -528,9 +544,8 @@ class _LedgerPickler(TaskPickler):
 
     def reduce_class(self, cls: Any) -> Any:
         """A reference to the definition of the class."""
-        known, ledger = _classes.identity(cls), self.ledger
-        assert ledger is not None
-        return self._reference(known, ledger.class_definition(cls, known.version, self))
+        assert self.ledger is not None
+        return self._reference(cls, self.ledger.class_definition(cls, self))
 
     def reduce_handle(self, handle: Handle) -> Any:
         """A reference to what was put."""
@@ -539,9 +554,9 @@ class _LedgerPickler(TaskPickler):
         self._need(definition)
         return _rebuild.handed, (definition.number,)
 
-    def _reference(self, known: _rebuild.Identity, definition: Definition) -> tuple[Any, ...]:
+    def _reference(self, cls: Any, definition: Definition) -> tuple[Any, ...]:
         self._need(definition)
-        return _rebuild.known_class, (known.token, definition.number)
+        return _rebuild.known_class, (identity(cls).token, definition.number)
 
     def _need(self, definition: Definition) -> None:
         needs = self.noted().needs
@@ -560,12 +575,11 @@ class _ClassPickler(_LedgerPickler):
 
     def reduce_class(self, cls: Any) -> Any:
         """A reference, if there is a definition; otherwise the class itself."""
-        known, ledger = _classes.identity(cls), self.ledger
-        assert ledger is not None
+        assert self.ledger is not None
         inside = self.noted().inside
         if inside:  # it is not the class that is being defined
-            definition = ledger.current_definition(cls, known.version, self)
+            definition = self.ledger.current_definition(cls, self)
             if definition is not None:
-                return self._reference(known, definition)
-        inside[id(cls)] = cls, known.version
+                return self._reference(cls, definition)
+        inside[id(cls)] = cls, versions_of(cls)
         return reduce_class(self, cls)

@@ -94,7 +94,8 @@ def _reduce_module(pickler: Any, module: ModuleType) -> Reduced:
     home = pickler.met.get(id(space)) or explicit_home(pickler, space, is_shared=is_known)
     own = {key: value for key, value in space.items() if key not in _MACHINERY}
     kind = None if type(module) is ModuleType else type(module)
-    return _rebuild.same, (home,), (own, kind), None, None, _rebuild.fill_module
+    stamps = pickler.stamps_in(own) if is_known else None
+    return _rebuild.same, (home,), (own, kind, stamps), None, None, _rebuild.fill_module
 
 
 _MACHINERY = frozenset({"__builtins__", "__loader__", "__name__", "__package__", "__spec__"})

@@ -122,10 +122,16 @@ def _in_phases(
     pickler: Any, cls: Any, code: dict[str, Any], state: Any, reach: Reach
 ) -> tuple[Any, ...]:
     version, attributes, versions, extra = state
+    late = set[str]()
+    if not _has_way_of_its_own(cls):
+        # Instances are made without it: it may look for the first of them where that is only to
+        # be put, as singletons do.
+        late = {"__new__"}
+        code = {name: value for name, value in code.items() if name not in late}
     flat: dict[str, Any] = {}
     special: dict[str, Any] = {}
     for name, value in attributes.items():
-        if name not in code:
+        if name not in code and name not in late:
             if name in _FIRST or _is_flat(value):
                 flat[name] = value
             elif _is_special(name):
@@ -144,6 +150,15 @@ def _in_phases(
     if "__slots__" not in attributes:  # or the body has places for all
         extra = extra | {"is_shuffled": True}
     return *early, version, attributes, versions, extra
+
+
+def _has_way_of_its_own(cls: Any) -> bool:
+    """Whether making an instance takes more than its class."""
+    for name in _classes.OWN_WAYS - {"__getstate__"}:
+        way = getattr(cls, name, None)
+        if way is not getattr(object, name, None):
+            return True
+    return False
 
 
 # What an alias of the class takes, which may be among its bases.

@@ -18,6 +18,7 @@ import marshal
 import os
 import pickle
 import sys
+import threading
 import weakref
 from _abc import _abc_init  # type: ignore[import-not-found]
 from abc import ABCMeta
@@ -81,8 +82,8 @@ class _Namespace:
         self.applied: dict[str, tuple[int, object]] = {}
 
 
-class _Loading:
-    """What a worker is loading just now; only one thread of a worker loads definitions.
+class _Loading(threading.local):
+    """What a worker's main thread is loading just now; other threads load for nobody.
 
     Attributes:
         number: of the definition: later ones win over earlier ones that arrive late.
@@ -90,12 +91,9 @@ class _Loading:
         require: makes sure that the definition with a number has been loaded.
     """
 
-    __slots__ = ("classes", "number", "require")  # an attribute of a class takes longer to set
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.classes: list[Any] | None = None
-        self.require: Callable[[int], object] | None = None
+    number: int = 0
+    classes: list[Any] | None = None
+    require: Callable[[int], object] | None = None
 
 
 loading = _Loading()
@@ -164,12 +162,17 @@ def same(obj: Any) -> Any:
     return obj
 
 
-def fill_module(made: ModuleType, state: tuple[dict[str, Any], Any]) -> None:
-    """Bring a dynamic module what it holds; in a worker, what it does not hold yet."""
-    own, kind = state
+def fill_module(
+    made: ModuleType, state: tuple[dict[str, Any], Any, dict[str, bytes] | None]
+) -> None:
+    """Bring a module what it holds; in a worker, what it does not hold yet or its owner edited."""
+    own, kind, stamps = state
     if kind is not None:
         made.__class__ = kind
     space = ModuleType.__getattribute__(made, "__dict__")
+    if stamps is not None:
+        _write(space, own, stamps)
+        return
     if id(space) in _by_globals:
         own = {name: value for name, value in own.items() if name not in space}
     space.update(own)
@@ -408,6 +411,9 @@ if hasattr(os, "register_at_fork"):
 
 def origin() -> str:
     """What tokens made in this process end with: nothing in the program that started first."""
+    processes = None if _origin else sys.modules.get("multiprocessing.process")
+    if processes is not None and processes.current_process()._parent_pid is not None:
+        _renew_origin()  # in a process of somebody else's pool: of loky's, say
     return _origin
 
 
@@ -448,10 +454,13 @@ def identify(known: Identity, obj: Any) -> Any:
     return obj
 
 
-def identified(known: Identity, obj: Any) -> Identity:
-    """The identity that an object has from now on: this one, unless it has got one meanwhile."""
+def identified(known: Identity, obj: Any) -> Identity | None:
+    """The identity that an object has from now on: this one, unless it has got one meanwhile.
+
+    None where another object has that token.
+    """
     identify(known, obj)
-    return _by_object.get(id(obj), known)
+    return _by_object.get(id(obj))
 
 
 def known_class(token: str, number: int = 0) -> Any:

@@ -89,7 +89,12 @@ def comparison(compare: Any, obj: Any = None) -> Any:
 
 
 def bound(obj: Any, name: str) -> Any:
-    """A method of an object, found on its class."""
+    """A method of an object, found on its class: the object may have another under that name."""
+    kind = type(obj)
+    for one in kind.__mro__:
+        own = type.__dict__["__dict__"].__get__(one)
+        if name in own:
+            return own[name].__get__(obj, kind)
     return object.__getattribute__(obj, name)
 
 

@@ -39,7 +39,7 @@ def reduce_type_variable(_: Any, variable: Any) -> Any:
     if hasattr(variable, "has_default") and variable.has_default():
         arguments["default"] = variable.__default__
     known = _rebuild.identity_of(variable)
-    if known is None:
+    while known is None:
         outline = _classes.outline_of(type(variable), arguments)
         token = _classes.new_token(module, name, outline)
         mine = _rebuild.Identity(token, variable, is_ours=True)

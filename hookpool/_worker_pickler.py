@@ -39,9 +39,13 @@ class WorkerPickler(HookPickler):
         self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
     ) -> dict[str, bytes]:
         """Stamps of those captured globals that do not stand for themselves."""
+        return self.stamps_in(captured)
+
+    def stamps_in(self, space: dict[str, Any]) -> dict[str, bytes]:
+        """The same for what a module holds."""
         return {
             name: self.stamp(value)
-            for name, value in captured.items()
+            for name, value in space.items()
             if not stands_for_itself(value)
         }
 
@@ -100,9 +104,8 @@ class _StampPickler(ReusablePickler):
     is_stamping = True
 
     def reduce_class(self, cls: Any) -> Any:
-        """The identity and version of a class."""
-        known = _classes.identity(cls)
-        return _rebuild.known_class, (known.token, known.version)
+        """The identity of a class, and its version and those of all that is written with it."""
+        return _rebuild.known_class, (_classes.identity(cls).token, *_classes.versions_of(cls))
 
 
 # A stamp up to this long is the pickle itself.

@@ -284,6 +284,10 @@ class HookPickler(_CPickler):
         """By what the receiver knows captured globals that it has already."""
         return None
 
+    def stamps_in(self, space: dict[str, Any]) -> dict[str, bytes] | None:
+        """The same for what a module holds."""
+        return None
+
     def reduce_class(self, cls: Any) -> Any:
         """The reduce value of a class by value."""
         return reduce_class(self, cls)

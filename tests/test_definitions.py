@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 import gc
 import itertools
 import pickle
 import sys
 import threading
+import types
+import typing
 import weakref
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from hookpool import _definitions, reduction
+from hookpool import _definitions, _rebuild, reduction
 from hookpool._definitions import Definition, Ledger, Packet, Reference
 from tests.elsewhere import Elsewhere
 
@@ -223,6 +226,160 @@ def test_an_edited_class_is_updated_and_only_what_was_edited(
     monkeypatch.setattr(Point, "scale", 2)
     monkeypatch.delattr(Point, "fresh")
     assert pool.run(look, Point(1)) == ("theirs", 2, False)
+
+
+def _edited_class() -> Any:
+    """A class of which much leads elsewhere."""
+    cell = 1
+
+    def decorated() -> int:
+        return 1
+
+    class Meta(type):
+        kind = 1
+
+    class Root:
+        q = 1
+
+    class Part:
+        z = 1
+
+    class Held:
+        y = 1
+
+    class Whole(Root, metaclass=Meta):
+        part = Part
+        nested: typing.ClassVar[Any] = {"layers": [1]}
+        slotted: typing.ClassVar[Any] = SlottedPoint(1)
+        decorate = decorated
+
+        def held(self) -> Any:
+            return Held.y, cell
+
+        def edit(self, value: int) -> None:
+            nonlocal cell
+            cell = value
+
+    return Whole, Held
+
+
+class SlottedPoint:
+    __slots__ = ("x",)
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+
+def _look(whole: Any) -> Any:
+    kind = type(whole)
+    return {
+        "metaclass": type(kind).kind,
+        "base": kind.q,
+        "attribute's": kind.part.z,
+        "cell's": whole.held()[0],
+        "cell": whole.held()[1],
+        "nested": kind.nested["layers"][0],
+        "slotted": kind.slotted.x,
+        "function's": getattr(kind.decorate, "mark", 1),
+        "code": kind.decorate(),
+    }
+
+
+def _edits(whole: Any, held: Any) -> dict[str, Any]:
+    def set_code(value: int) -> None:
+        whole.decorate.__code__ = eval(f"lambda: {value}").__code__
+
+    return {
+        "metaclass": lambda value: setattr(type(whole), "kind", value),
+        "base": lambda value: setattr(whole.__base__, "q", value),
+        "attribute's": lambda value: setattr(whole.part, "z", value),
+        "cell's": lambda value: setattr(held, "y", value),
+        "cell": lambda value: whole.edit(None, value),
+        "nested": lambda value: setattr(whole, "nested", {"layers": [value]}),
+        "slotted": lambda value: setattr(whole, "slotted", SlottedPoint(value)),
+        "function's": lambda value: setattr(whole.decorate, "mark", value),
+        "code": set_code,
+    }
+
+
+@pytest.mark.parametrize("what", list(_edits(*_edited_class())))
+def test_an_edit_of_what_is_written_with_a_class_is_seen(pool: Pool, what: str) -> None:
+    whole, held = _edited_class()
+    edit = _edits(whole, held)[what]
+    assert set(pool.run(_look, whole()).values()) == {1}
+    for value in range(2, 20):
+        # Twice between two looks: the second may be where the last one seen was.
+        edit(-value)
+        edit(value)
+        assert pool.run(_look, whole())[what] == value
+
+
+def test_a_class_registered_later_is_one_of_the_kind(pool: Pool) -> None:
+    class Kind(abc.ABC):  # noqa: B024 - a name for others
+        pass
+
+    class Other:
+        pass
+
+    assert not pool.run(issubclass_of, Other, Kind)
+    Kind.register(Other)
+    assert pool.run(issubclass_of, Other, Kind)
+
+
+def issubclass_of(one: Any, other: Any) -> bool:
+    return issubclass(one, other)
+
+
+def test_large_classes_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_definitions, "KEPT_BYTES", 100_000)
+    ledger = Ledger()
+    for number in range(20):
+        ledger.dump(
+            (type("Large", (), {"__module__": __name__, "data": bytes([number]) * 30_000}),)
+        )
+    gc.collect()
+
+    assert len(ledger._classes) == 3
+    assert ledger._classes_size <= 100_000
+    assert len(ledger.forgotten) == 17
+
+
+def test_a_module_by_value_is_edited_like_a_function(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = types.ModuleType("settings_of_the_day")
+    exec("RATE = 1\nTABLE = [1]\ndone = 0\ndef helper(): return 1", vars(settings))
+    monkeypatch.setitem(sys.modules, settings.__name__, settings)
+    monkeypatch.setattr(sys.modules[__name__], "model", settings)
+
+    def look() -> Any:
+        model.done += 1
+        return model.RATE, model.TABLE, model.helper(), model.done
+
+    assert pool.run(look) == (1, [1], 1, 1)
+    settings.RATE = 2
+    settings.TABLE.append(2)
+    settings.helper = lambda: 2
+    # What the task has set there stays.
+    assert pool.run(look) == (2, [1, 2], 2, 2)
+
+
+def test_what_another_thread_loads_is_no_part_of_a_definition() -> None:
+    class Local:
+        pass
+
+    noted: list[Any] = []
+    data = reduction.dumps(Local)
+    _rebuild.loading.classes = noted
+    try:
+        thread = threading.Thread(target=pickle.loads, args=(data,))
+        thread.start()
+        thread.join()
+        assert noted == []
+        pickle.loads(data)
+        assert noted == [Local]
+    finally:
+        _rebuild.loading.classes = None
 
 
 def test_globals_of_methods_are_looked_at_each_time(

@@ -20,6 +20,7 @@ import threading
 import types
 import typing
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -523,6 +524,78 @@ def test_classes_of_two_programs_are_not_taken_for_each_other(source: str) -> No
         return cls.what() if isinstance(cls, enum.EnumMeta) else cls().what()
 
     assert (answer(first), answer(second)) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "datetime.date(200{}, 1, 1)",
+        "array.array('i', [{}])",
+        "list(range({0}, 3000 + {0}))",
+        "Inner({})",
+    ],
+)
+def test_classes_of_two_runs_with_other_attributes_are_two(value: str) -> None:
+    source = """
+import array, datetime
+class Inner:
+    def __init__(self, n): self.n = n
+class One:
+    value = {}
+    def what(self): return repr(getattr(self.value, "n", self.value))
+"""
+    first, second, again = (
+        loads(class_of_a_program(source.format(value.format(number)))) for number in (1, 2, 1)
+    )
+    assert first().what() != second().what()
+    assert again is first
+
+
+def test_ones_own_class_stays_ones_own_beside_that_of_an_earlier_run() -> None:
+    program = f"""
+import pickle, sys
+sys.path.insert(0, {str(ROOT)!r})
+from hookpool import dumps, loads
+class One: pass
+T = __import__("typing").TypeVar("T", bound=One)
+before = sys.stdin.buffer.read()
+if before:
+    old, variable = loads(before)
+    assert old is not One and variable is not T
+    assert loads(dumps(One)) is One and loads(dumps([T]))[0] is T
+    assert dumps(One) == dumps(One)
+sys.stdout.buffer.write(dumps((One, T)))
+"""
+
+    def run(given: bytes) -> bytes:
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, input=given, capture_output=True, check=True).stdout
+
+    assert run(run(b""))
+
+
+def test_classes_that_processes_of_another_pool_make_are_as_many(tmp_path: Path) -> None:
+    program = f"""
+import multiprocessing, re, sys
+sys.path.insert(0, {str(ROOT)!r})
+from hookpool import dumps, loads
+def work(queue, number):
+    class One:
+        what = lambda self: data.pattern
+    data = re.compile(str(number))
+    queue.put(dumps(One))
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=work, args=(queue, number)) for number in range(3)]
+    for worker in workers: worker.start()
+    classes = [loads(queue.get()) for _ in workers]
+    for worker in workers: worker.join()
+    assert sorted(cls().what() for cls in classes) == ["0", "1", "2"]
+"""
+    path = tmp_path / "makes_classes.py"
+    path.write_text(program)
+    subprocess.run([sys.executable, str(path)], check=True, timeout=60)
 
 
 def test_type_and_context_variables_of_two_programs_are_not_taken_for_each_other() -> None:

@@ -23,6 +23,24 @@ def program(source: str) -> Any:
 
 #: What it is -> the program.
 HOLDING_THEMSELVES = {
+    "a class that makes one instance only": """
+class A:
+    _one = None
+    def __new__(cls):
+        if cls._one is None: cls._one = super().__new__(cls)
+        return cls._one
+one = A()
+one.v = 4
+def probe(): return A() is one, A._one is one, one.v
+""",
+    "a method whose name the object gives to another": """
+class A:
+    def run(self): return "original"
+a = A()
+late = a.run
+a.run = lambda: "shadow"
+def probe(): return a.run(), late(), A.run(a)
+""",
     "a dataclass whose fields' metadata hold an instance": """
 import dataclasses
 notes = {}
