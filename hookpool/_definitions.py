@@ -48,6 +48,9 @@ KEPT_BYTES = 64 << 20
 # Of arguments up to so many it is worth a look whether they need a hook at all.
 _SHORT = 8
 
+# How often a function is pickled whose globals other threads go on changing meanwhile.
+_TRIES = 10
+
 _ABSENT = object()
 
 
@@ -240,6 +243,14 @@ class Ledger:
 
     def _call_changed(self, fn: Any, table: Table | None) -> Definition:
         """The definition of what may have changed: only its pickle tells."""
+        definition, tries = None, 0
+        while definition is None:
+            tries += 1
+            definition = self._define_function(fn, table, is_last=tries == _TRIES)
+        return definition
+
+    def _define_function(self, fn: Any, table: Table | None, is_last: bool) -> Definition | None:
+        """A definition, or None if what was pickled is not what there is any more."""
         # Imported late: a worker, which has only the shelf, would pay for it.
         from hookpool._watch import watch
 
@@ -259,6 +270,8 @@ class Ledger:
                 and self._is_latest(captures)
             ):
                 definition, ref = known.definition, known.ref
+            elif not is_last and _have_moved(captures):
+                return None  # with a later number it would count as newer than what is newer
             else:
                 definition = self._define(data, packet.needs, ())
                 self._note(captures)
@@ -492,6 +505,15 @@ def _is_equal(before: _Capture | None, now: _Capture) -> bool:
     if before is None or before.stamp != now.stamp:
         return False
     return now.stamp is not None or _rebuild.is_same(before.value, now.value)
+
+
+def _have_moved(captures: _Captures) -> bool:
+    """Whether a name now has another value than what was pickled, as far as values tell."""
+    for (_, name), capture in captures.items():
+        value = capture.space.get(name, _ABSENT)
+        if capture.stamp is None and not _rebuild.is_same(capture.value, value):
+            return True
+    return False
 
 
 def _is_unchanged(name: str, capture: _Capture, asking: WorkerPickler) -> bool:

@@ -486,6 +486,26 @@ def test_what_is_pickled_may_use_the_ledger_itself() -> None:
     assert done.wait(10)
 
 
+def test_what_was_pickled_before_an_edit_does_not_undo_it(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[Any] = []
+
+    class Edits:
+        """As another thread may, while a function is pickled."""
+
+        def __reduce__(self) -> Any:
+            if not later:
+                monkeypatch.setattr(sys.modules[__name__], "factor", 2)
+                later.append(pool.prepare(lambda: factor))
+            return int, ()
+
+    edits = Edits()
+    early = pool.prepare(lambda: (factor, edits))
+    assert pool.perform(*later[0]) == 2
+    assert pool.perform(*early) == (2, 0)
+
+
 def test_a_result_may_be_a_class_made_by_the_worker(pool: Pool) -> None:
     def make() -> Any:
         class Made:
