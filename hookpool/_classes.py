@@ -19,7 +19,7 @@ import sys
 import weakref
 from _abc import _get_dump  # type: ignore[import-not-found]
 from abc import ABCMeta
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -54,15 +54,18 @@ NOT_COPIED = frozenset({"__module__", "__dict__", "__weakref__", "_abc_impl", "_
 class _Record(Record):
     """What a class was when it was looked at.
 
-    Invariants: `seen` are the ids of what the attributes `names` were, one or several for each
-    (see `_looked_at`); `kept` holds or watches these, as far as it can, so that an id is not used
-    again without `stale` having the attribute's name.
+    Invariants: `seen` are the ids of what the attributes `names` were and of more that belongs to
+    them, which `parts` has by attribute; `kept` holds or watches all of these, as far as it can,
+    so that an id is not used again without `stale` having the attribute's name.
     """
 
     names: tuple[str, ...] = ()
     seen: tuple[int, ...] = ()
+    parts: Mapping[str, list[int]] = {}
     kept: tuple[object, ...] = ()
     stale: Collection[str] = ()
+    #: Classes that are written with it unless they are importable.
+    named: tuple[weakref.ref[Any], ...] = ()
 
 
 class _Own(_rebuild.Identity):
@@ -81,53 +84,87 @@ class _Own(_rebuild.Identity):
         """
         while True:
             record, version, versions = self.record, self.version, self.versions
-            names, values = _looked_at(cls)
-            seen = tuple(map(id, values))
+            own = dict(dict_of(cls))  # in one step: another thread may be changing it
+            names, seen = tuple(own), tuple(map(id, _looked_at(cls, own)))
             if seen == record.seen and names == record.names and not record.stale:
                 return
-            changed, removed = _changes(record, names, seen)
-            stale: set[str] = set()
-            pairs = zip(names, values, strict=True)
-            kept = tuple([_hold(cls, value, name, stale) for name, value in pairs])
-            if version == 0:
-                version = 1
-            elif changed or removed:
+            parts, stale, kept = _parts_by_name(cls, own), set[str](), list[object]()
+            for name, values in parts.items():
+                kept += [_hold(cls, value, name, stale) for value in values]
+            ids = {name: list(map(id, values)) for name, values in parts.items()}
+            changed, removed = _changes(record, ids) if version else ((), ())
+            if version == 0 or changed or removed:
                 version += 1
+            if changed or removed:
                 # A new dict: the old one may be part of a pickle being written.
                 versions = {name: at for name, at in versions.items() if name not in removed}
                 versions |= dict.fromkeys(changed, version)
-            now = _Record(names, seen, kept, stale)
+            now = _Record(names, seen, ids, tuple(kept), stale, _named_by(cls, own))
             # From this comparison on there is no call, and so no switch to other code.
             if self.record is record:
                 self.record, self.version, self.versions = now, version, versions
                 return
 
 
-def _looked_at(cls: Any) -> tuple[tuple[str, ...], list[Any]]:
-    """What tells that an attribute is not what it was: its value; of a function more than that.
-
-    The names of the attributes, with all that belongs to one of them.
-    """
-    own = dict(dict_of(cls))  # in one step: another thread may be changing it
-    names, values = list(own), list(own.values())
-    for name, value in own.items():
-        if type(value) is FunctionType:  # which can be given other code, as reloaders do
-            parts = [value.__code__, *value.__dict__.values()]
-            if value.__defaults__ or value.__kwdefaults__:
-                parts += (value.__defaults__, value.__kwdefaults__)
-            if value.__closure__:
-                parts += map(_content, value.__closure__)
-            names += [name] * len(parts)
-            values += parts
+def _looked_at(cls: Any, own: dict[str, Any]) -> list[Any]:
+    """What tells that a class is what it was: its attributes; of functions and ABCs more."""
+    values = list(own.values())
+    for value in own.values():
+        if type(value) is FunctionType:
+            values += _more_of(value)
+    values.append(cls.__bases__)
     if isinstance(cls, ABCMeta):
-        registered = _registered(cls)
-        names += [_REGISTERED] * len(registered)
-        values += registered
-    return tuple(names), values
+        values += _registered(cls)
+    return values
+
+
+def _changes(
+    before: _Record, ids: dict[str, list[int]]
+) -> tuple[Collection[str], Collection[str]]:
+    """Names of attributes that are new or not what they were, and of those that are gone."""
+    was, stale = before.parts, before.stale
+    changed = {name for name, now in ids.items() if now != was.get(name) or name in stale}
+    return changed - _LEFT_OUT, was.keys() - ids.keys() - NOT_COPIED
+
+
+def _more_of(fn: FunctionType) -> list[Any]:
+    """What can be changed of a function in place; also its code, as reloaders do."""
+    cells, defaults, kwdefaults, own = (
+        fn.__closure__,
+        fn.__defaults__,
+        fn.__kwdefaults__,
+        fn.__dict__,
+    )
+    if not (cells or defaults or kwdefaults or own):
+        return [fn.__code__]
+    return [fn.__code__, defaults, kwdefaults, *own.values(), *map(_content, cells or ())]
+
+
+def _parts_by_name(cls: Any, own: dict[str, Any]) -> dict[str, list[Any]]:
+    """The same by attribute, but for what cannot be edited where the class is going."""
+    parts = {name: [value] for name, value in own.items()}
+    for name, value in own.items():
+        if type(value) is FunctionType:
+            parts[name] += _more_of(value)
+    if isinstance(cls, ABCMeta):
+        parts[_REGISTERED] = _registered(cls)
+    return parts
 
 
 # In the place of an attribute's name: what ABCs know of each other is in none that is copied.
 _REGISTERED = "_abc_impl"
+_LEFT_OUT = NOT_COPIED - {_REGISTERED}
+
+
+def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
+    """Classes made at run time among its bases, its attributes and what its methods close over."""
+    found = [type(cls), *cls.__bases__]
+    for value in own.values():
+        if type(value) is FunctionType:
+            found += filter(_is_class, map(_content, value.__closure__ or ()))
+        elif _is_class(value):
+            found.append(value)
+    return tuple([weakref.ref(one) for one in found if one.__flags__ & HEAP])
 
 
 def _content(cell: CellType) -> Any:
@@ -135,22 +172,6 @@ def _content(cell: CellType) -> Any:
         return cell.cell_contents
     except ValueError:
         return None  # it is empty
-
-
-def _changes(
-    before: _Record, names: tuple[str, ...], seen: tuple[int, ...]
-) -> tuple[set[str], set[str]]:
-    """Names of attributes that are new or not what they were, and of those that are gone."""
-    was, now = _by_name(before.names, before.seen), _by_name(names, seen)
-    changed = {name for name, ids in now.items() if was.get(name) != ids or name in before.stale}
-    return changed - (NOT_COPIED - {_REGISTERED}), was.keys() - now.keys() - NOT_COPIED
-
-
-def _by_name(names: tuple[str, ...], seen: tuple[int, ...]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for name, at in zip(names, seen, strict=True):
-        found.setdefault(name, []).append(at)
-    return found
 
 
 def _hold(cls: Any, value: Any, name: str, stale: set[str]) -> object:
@@ -241,25 +262,20 @@ def versions_of(cls: Any) -> tuple[int, ...]:
     These are its bases, its metaclass, classes among its attributes and in the cells of its
     methods, and theirs.
     """
-    level, met, found = [cls], {id(cls)}, [identity(cls).version]
+    level, met, found = [cls], {id(cls)}, list[int]()
     for one in level:
-        for other in _named_by(one):
-            if id(other) not in met and other.__flags__ & HEAP and not is_importable(other):
+        known = identity(one)
+        found.append(known.version)
+        if isinstance(known, _Own):
+            named = known.record.named
+        else:
+            named = _named_by(one, dict(dict_of(one)))
+        for ref in named:
+            other = ref()
+            if other is not None and id(other) not in met and not is_importable(other):
                 met.add(id(other))
                 level.append(other)
-                found.append(identity(other).version)
     return tuple(found)
-
-
-def _named_by(cls: Any) -> list[Any]:
-    found = [type(cls), *cls.__bases__]
-    for value in dict(dict_of(cls)).values():
-        if type(value) is FunctionType:
-            if value.__closure__:
-                found += filter(_is_class, map(_content, value.__closure__))
-        elif _is_class(value):
-            found.append(value)
-    return found
 
 
 def new_token(module: str | None, qualname: str, outline: str = "") -> str:

@@ -21,7 +21,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from hookpool import _rebuild
 from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
-from hookpool._classes import identity, versions_of
+from hookpool._classes import versions_of
 from hookpool._handle import Handle, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
@@ -578,7 +578,9 @@ class _LedgerPickler(TaskPickler):
 
     def _reference(self, cls: Any, definition: Definition) -> tuple[Any, ...]:
         self._need(definition)
-        return _rebuild.known_class, (identity(cls).token, definition.number)
+        known = _rebuild.identity_of(cls)
+        assert known is not None
+        return _rebuild.known_class, (known.token, definition.number)
 
     def _need(self, definition: Definition) -> None:
         needs = self.noted().needs
