@@ -190,7 +190,11 @@ def _hold(cls: Any, value: Any, name: str, stale: set[str]) -> object:
     try:
         return weakref.ref(value, lambda _: stale.add(name))
     except TypeError:
-        return value if _is_apart(value, cls) else None  # there are no weak references to it
+        pass  # there are no weak references to it
+    kind = type(value)
+    if (kind is dict or id(kind) in _COLLECTIONS) and not value:
+        return None  # a list of instances, as a rule; another empty one is as good
+    return value if _is_apart(value, cls) else None
 
 
 _HOLD_NOTHING = ATOMS | {id(CodeType)}

@@ -314,6 +314,23 @@ def test_an_edit_of_what_is_written_with_a_class_is_seen(pool: Pool, what: str) 
         assert pool.run(_look, whole())[what] == value
 
 
+def test_a_class_that_was_looked_at_is_gone_with_its_last_user() -> None:
+    def make() -> weakref.ref[Any]:
+        class Local:
+            registry: typing.ClassVar[list[Any]] = []
+            nested: typing.ClassVar[Any] = {"of": [SlottedPoint(1)]}
+            led: typing.ClassVar[Any] = [[]]
+
+        Local.led[0].append(Local)
+        reduction.dumps(Local)
+        Local.registry.append(Local())
+        return weakref.ref(Local)
+
+    local = make()
+    gc.collect()
+    assert local() is None
+
+
 def test_a_class_registered_later_is_one_of_the_kind(pool: Pool) -> None:
     class Kind(abc.ABC):  # noqa: B024 - a name for others
         pass
