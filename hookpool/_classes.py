@@ -33,6 +33,7 @@ from types import (
 )
 
 from hookpool import _rebuild
+from hookpool._annotations import evaluated
 from hookpool._code import facts
 from hookpool._importable import is_importable
 from hookpool._plain import ATOMS
@@ -476,13 +477,11 @@ def _evaluated(cls: Any, annotations: dict[str, Any]) -> dict[str, Any]:
     module = sys.modules.get(cls.__module__)
     if module is None or not any(type(value) is str for value in annotations.values()):
         return annotations
-    space, found = vars(module), {}
-    for name, value in annotations.items():
-        found[name] = value
-        if type(value) is str:
-            with contextlib.suppress(Exception):  # then it is not to be resolved here either
-                found[name] = eval(value, space, dict(dict_of(cls)))
-    return found
+    space, own = vars(module), dict(dict_of(cls))
+    return {
+        name: evaluated(value, space, own) if type(value) is str else value
+        for name, value in annotations.items()
+    }
 
 
 def _slots(own: Any) -> tuple[str, ...] | None:

@@ -128,7 +128,7 @@ def _whole(
     values: list[Any] = []
     if type(own) is dict:
         values += own.values()
-        names = _with_annotated(names, own)
+        names = _with_annotated(names, own, fn)
     elif own is not None:
         values.append(own)
     if pickler.is_stamping:
@@ -385,7 +385,7 @@ class _State:
         self.attributes = own
         self.reached = []
         self._met = pickler.met
-        names = known.names if own is None else _with_annotated(known.names, own)
+        names = known.names if own is None else _with_annotated(known.names, own, fn)
         if names:
             space = fn.__globals__
             captured = {name: space[name] for name in names if name in space}
@@ -434,10 +434,14 @@ def _is_leaf(fn: FunctionType) -> bool:
     return all(type(get(name)) is not FunctionType for name in facts(fn.__code__).names)
 
 
-def _with_annotated(names: tuple[str, ...], own: dict[str, Any]) -> tuple[str, ...]:
+def _with_annotated(
+    names: tuple[str, ...], own: dict[str, Any], fn: FunctionType
+) -> tuple[str, ...]:
     """With the names in annotations that are written as text, which the code does not refer to."""
     annotations = own.get(ANNOTATIONS)
-    return with_annotated(names, annotations) if type(annotations) is dict else names
+    if type(annotations) is not dict:
+        return names
+    return with_annotated(names, annotations, fn.__globals__)
 
 
 def _contents(cell: CellType) -> Any:

@@ -7,10 +7,10 @@ Owns one function per kind.  The table that finds them is in `_objects`, the rec
 from __future__ import annotations
 
 import functools
-import re
 import sys
+from types import FunctionType
 
-from hookpool import _classes, _rebuild
+from hookpool import _annotations, _classes, _rebuild
 from hookpool import _rebuild_objects as there
 from hookpool._importable import is_importable, is_module_importable
 
@@ -47,24 +47,47 @@ def reduce_type_variable(_: Any, variable: Any) -> Any:
     return there.type_variable, (known.token, type(variable), name, module, arguments)
 
 
-_WORD = re.compile(r"(?<![\w.])[^\W\d]\w*")
+def with_annotated(
+    names: tuple[str, ...], annotations: dict[str, Any], space: dict[str, Any]
+) -> tuple[str, ...]:
+    """Names, and those in annotations written as text that may be parts of a type."""
+    added, values = _added(names, annotations)
+    found = [name for name in added if name in space and _may_be_part(space[name])]
+    return (*names, *found, *values) if found or values else names
 
 
-def with_annotated(names: tuple[str, ...], annotations: dict[str, Any]) -> tuple[str, ...]:
-    """Names, and those that occur in annotations written as text."""
+def with_all_annotated(names: tuple[str, ...], annotations: dict[str, Any]) -> tuple[str, ...]:
+    """Names, and all that `with_annotated` may add to them."""
+    added, values = _added(names, annotations)
+    return (*names, *added, *values)
+
+
+def _added(
+    names: tuple[str, ...], annotations: dict[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     texts = tuple(annotations.values())
     if not _ONLY_TEXT.issuperset(map(id, map(type, texts))):
         texts = tuple([text for text in texts if type(text) is str])
-    return _with_words(names, texts)
+    return _words_in(names, texts)
 
 
 _ONLY_TEXT = frozenset({id(str)})
 
 
 @functools.lru_cache(4096)
-def _with_words(names: tuple[str, ...], texts: tuple[str, ...]) -> tuple[str, ...]:
-    words = (word for text in texts for word in _WORD.findall(text))
-    return tuple(dict.fromkeys((*names, *words)))
+def _words_in(
+    names: tuple[str, ...], texts: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    read = [_annotations.read(text) for text in texts]
+    values = dict.fromkeys(name for one in read for name in one.values if name not in names)
+    added = dict.fromkeys(name for one in read for name in one.names if name not in names)
+    return tuple([name for name in added if name not in values]), tuple(values)
+
+
+def _may_be_part(value: Any) -> bool:
+    if type(value) is FunctionType:  # as in `x: conint(gt=1)`
+        return is_importable(value)
+    return _annotations.is_of_types(value)
 
 
 def reduce_new_type(_: Any, new_type: Any) -> Any:

@@ -23,7 +23,7 @@ from hookpool._code import ANNOTATIONS, Facts, facts
 from hookpool._functions import CONTAINERS
 from hookpool._importable import MAINS, is_importable, is_module_importable
 from hookpool._plain import ATOMS
-from hookpool._type_forms import with_annotated
+from hookpool._type_forms import with_all_annotated, with_annotated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class _ByValue(Watch):
         self._package = space.get("__package__")
         annotations = getattr(fn, ANNOTATIONS)
         names = known.names
-        self._names = with_annotated(names, annotations) if annotations else names
+        self._names = with_all_annotated(names, annotations) if annotations else names
         found = [space.get(name, _ABSENT) for name in self._names]
         cells = list(map(_contents_of, fn.__closure__ or ()))
         # What is captured is compared by its ids, which stay taken as long as it is there.
@@ -156,6 +156,10 @@ class _ByValue(Watch):
     def captured(self, fn: FunctionType) -> list[Any]:
         """What is captured and may refer to something."""
         values = list(map(fn.__globals__.get, self._names, repeat(None)))
+        names, annotations = facts(fn.__code__).names, getattr(fn, ANNOTATIONS)
+        if annotations:  # of the names in them, not all are captured
+            names = with_annotated(names, annotations, fn.__globals__)
+            values = [v if n in names else None for n, v in zip(self._names, values, strict=True)]
         values += map(_contents_of, fn.__closure__ or ())
         flat = {index for index, _, _ in self._flat}
         return [

@@ -37,6 +37,7 @@ FLOORS = [
     ["_classes", "_handle", "_link", "_rebuild_objects", "_wire"],
     ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_slots"],  # 0
     [
+        "_annotations",
         "_claims",
         "_cures",
         "_events",
@@ -84,6 +85,7 @@ LONG_FOR_A_REASON: dict[str, str] = {
 
 #: Modules that are parts of another one and are tested through it: part -> tests/test_<whole>.py.
 PARTS = {
+    "_annotations": "reduction",
     "_batch": "joblib",
     "_borrowed": "buffers",
     "_classes": "reduction",

@@ -16,6 +16,7 @@ from tests.test_context import in_child
 #: Of hookpool.
 NEEDED = {
     "hookpool",
+    "hookpool._annotations",
     "hookpool._borrowed",
     "hookpool._buffers",
     "hookpool._claims",
