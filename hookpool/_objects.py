@@ -267,7 +267,10 @@ def _reduce_sentinel(_: Any, sentinel: Any) -> Reduced:
     if place is None:
         module = type(sentinel).__module__
         names = {id(value): name for name, value in vars(sys.modules[module]).items()}
-        place = _sentinels[id(sentinel)] = module, names[id(sentinel)]
+        name = names.get(id(sentinel))
+        if name is None:  # a copy, as `copy.deepcopy` and other picklers make of them
+            return NotImplemented
+        place = _sentinels[id(sentinel)] = module, name
     return there.module_attribute, place
 
 

@@ -509,6 +509,19 @@ try: json.loads('{')
 except ValueError as error: bad = error
 def probe(): return str(called), called.output, str(timeout), url.reason, str(bad), bad.pos
 """,
+    "copies of what dataclasses know by identity": """
+import copy, dataclasses
+@dataclasses.dataclass
+class A:
+    x: int = 1
+    y: list = dataclasses.field(default_factory=list)
+def fields(): return A.__dataclass_fields__.values()
+for field in fields():  # as it comes through cloudpickle
+    field.kw_only, field._field_type = copy.copy(dataclasses.KW_ONLY), copy.copy(field._field_type)
+    if field.default is dataclasses.MISSING: field.default = copy.copy(dataclasses.MISSING)
+class B: missing = copy.copy(dataclasses.MISSING)
+def probe(): return A(2), [field.default is dataclasses.MISSING for field in fields()]
+""",
 }
 
 NASTY = HOLDING_THEMSELVES | CONTAINERS | ODD
