@@ -46,7 +46,8 @@ def is_module_importable(name: str) -> bool:
     if _by_value and _is_registered(name):
         return False
     known = _verdicts.get(name)
-    if known is not None and known[0]() is module:
+    # A module that has been removed is None, and so is what is left of it here.
+    if known is not None and known[0]() is module is not None:
         return known[1]
     if not isinstance(module, ModuleType):
         return False

@@ -6,6 +6,7 @@ Each is loaded in a process that can import hookpool and nothing of the tests.
 from __future__ import annotations
 
 import copyreg
+import gc
 import importlib
 import io
 import pickle
@@ -264,6 +265,18 @@ def test_a_registered_module_travels_by_value_with_its_submodules(
     reduction.unregister_pickle_by_value(package)
     assert "onlyhere" not in reduction.list_registry_pickle_by_value()
     assert child.ask(dumps(deep.name))[0] == "lost"
+
+
+def test_what_a_removed_module_has_left_behind_travels_by_value(
+    child: Child, package: ModuleType
+) -> None:
+    name = importlib.import_module("onlyhere.deep").name
+    dumps(name)  # by reference, and that it is importable is remembered
+    for module in [module for module in sys.modules if module.startswith("onlyhere")]:
+        del sys.modules[module]
+    del package.deep
+    gc.collect()
+    gives(child, dumps(name), ("package", 1))
 
 
 def test_methods_of_importable_things_go_by_reference(child: Child) -> None:
