@@ -522,6 +522,7 @@ def is_simple(kind: Any) -> bool:
     return (
         kind.__basicsize__ == _Ordinary.__basicsize__
         and kind.__dictoffset__ == _Ordinary.__dictoffset__
+        and kind.__getattribute__ is _Ordinary.__getattribute__
         and _has_no_way_of_its_own(kind)
         and not hasattr(kind, "__getnewargs_ex__")
         and not hasattr(kind, "__getnewargs__")
@@ -538,7 +539,8 @@ def way_of(kind: Any) -> tuple[Any, bool] | None:
     if kind.__dictoffset__ != 0 or type(kind.__getattribute__) is not WrapperDescriptorType:
         return None
     for name, with_protocol in (("__reduce_ex__", True), ("__reduce__", False)):
-        way = getattr(kind, name)
+        # As it was written: `getattr` would take a staticmethod's wrapper off.
+        way = next(own[name] for own in map(dict_of, kind.__mro__) if name in own)
         if way is not getattr(object, name):
             return (way, with_protocol) if type(way) in _PLAIN_FUNCTIONS else None
     # A type written in C may look elsewhere for what it lacks, as weak proxies do.

@@ -764,6 +764,37 @@ def test_how_instances_are_reduced_is_looked_at_in_each_dump(
     assert loads(dumps(pair)) == [-1, -2]
 
 
+class Stand:
+    """A proxy that goes as what it stands for."""
+
+    def __init__(self, target: Any) -> None:
+        object.__setattr__(self, "target", target)
+
+    def __getattribute__(self, name: str) -> Any:
+        target = object.__getattribute__(self, "target")
+        if name == "__reduce_ex__":
+            return lambda _: (Simple, (), vars(target))
+        return object.__getattribute__(self, name)
+
+
+class Static:
+    __slots__ = ()
+
+    @staticmethod
+    def __reduce__() -> Any:
+        return Static, ()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_an_instance_answers_is_heard_for_each_one(count: int) -> None:
+    stands = [Stand(Simple(a=n)) for n in range(count)]
+    found = loads(dumps(stands))
+    assert [type(one) for one in found] == [Simple] * count
+    assert [one.a for one in found] == list(range(count))
+    statics = loads(dumps([Static() for _ in range(count)]))
+    assert [type(one) for one in statics] == [Static] * count
+
+
 def test_a_lambda_takes_no_more_bytes_than_others_need() -> None:
     cloudpickle = pytest.importorskip("cloudpickle")
     table, offset = {"a": 1}, 3
