@@ -11,6 +11,7 @@ import functools
 import gc
 import sys
 import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable
 from types import (
     CellType,
@@ -38,6 +39,12 @@ MOST_IN_ALL = 5 * _MOST
 # Dicts are not among them, as an instance may or may not have got its own by now, and the same
 # class shall have the same pickle twice. But there is an end to them, too.
 _MOST_WITH_DICTS = 2000
+# And to what containers hold: numbers are looked at, too, if not counted. Of short ones it goes
+# free: so much an instance may have without a dict.
+_MOST_HELD = 500
+_FREE = 30
+# Where only a class knows how much its instances hold.
+_MOST_AT_ONCE = 20_000
 
 # Flags of a type, from CPython's object.h, https://docs.python.org/3/c-api/typeobj.html
 _HAVE_GC = 1 << 14  # the garbage collector knows what its instances refer to
@@ -79,7 +86,7 @@ class Reach:
     def leads(self, values: Iterable[Any]) -> bool:
         """Whether any of these values does."""
         harmless, plain, seen = self._harmless, self._plain, set[int]()
-        most, count, level = min(_MOST, self.left), 0, list(values)
+        most, count, held, level = min(_MOST, self.left), 0, 0, list(values)
         while level:
             following: list[Any] = []
             opaque: list[Any] = []  # what only the garbage collector knows the inside of
@@ -95,6 +102,8 @@ class Reach:
                     return True
                 if id(kind) in plain:
                     opaque.append(value)
+                    if id(kind) in _SIZED and len(value) > _FREE:
+                        held += len(value)
                     continue
                 if ident in self._leading or self._is_it(kind, value):
                     self.left -= before  # not `count`: a set may give them in another order
@@ -107,7 +116,11 @@ class Reach:
                         plain.add(id(kind))
                 else:
                     following += parts
-            level = following + gc.get_referents(*opaque)
+            # After the loop: whatever the order of a set, what is found comes first.
+            level = following if held > _MOST_HELD else following + gc.get_referents(*opaque)
+            if held > _MOST_HELD or len(level) > _MOST_AT_ONCE:
+                self.left -= most
+                return True
         self.left -= count
         harmless |= seen
         return False
@@ -128,9 +141,8 @@ class Reach:
 
 
 #: The ids of types that refer to things, and are nobody's.
-_CONTAINERS = frozenset(
-    map(id, (dict, list, tuple, set, frozenset, CellType, MappingProxyType, property))
-)
+_SIZED = frozenset(map(id, (dict, list, tuple, set, frozenset, deque, defaultdict, OrderedDict)))
+_CONTAINERS = _SIZED | set(map(id, (CellType, MappingProxyType, property)))
 
 
 def _is_alias(kind: Any) -> bool:

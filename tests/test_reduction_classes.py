@@ -700,3 +700,30 @@ def test_a_signal_handler_may_pickle_the_class_that_is_being_pickled() -> None:
         is_reached = len(found) == 2
         assert set(found) == {dumps(made)}
     assert point > 50
+
+
+class Wide(list[int]):
+    pass
+
+
+@pytest.mark.parametrize("make", [list, set, tuple, dict.fromkeys, collections.deque, Wide])
+def test_a_class_is_not_looked_for_in_many_numbers(make: Any) -> None:
+    held = make(range(30_000))
+
+    class Holding:
+        def get(self) -> Any:
+            return held
+
+    count, before = 0, sys.gettrace()
+
+    def traced(*_: object) -> Any:
+        nonlocal count
+        count += 1
+        return traced
+
+    sys.settrace(traced)
+    try:
+        dumps(Holding)
+    finally:
+        sys.settrace(before)
+    assert count < 10_000  # lines of Python, and calls
