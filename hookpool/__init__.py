@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from hookpool.errors import (
         CannotPickle,
         CannotPickleAttribute,
+        CannotPickleKey,
         CannotPickleRecursion,
         CannotPickleType,
+        CannotPickleUnsupported,
+        CannotPickleValue,
         CannotUnpickle,
         ForkedPool,
         HookPoolError,
@@ -49,8 +52,11 @@ __version__ = "0.1.0"
 __all__ = [
     "CannotPickle",
     "CannotPickleAttribute",
+    "CannotPickleKey",
     "CannotPickleRecursion",
     "CannotPickleType",
+    "CannotPickleUnsupported",
+    "CannotPickleValue",
     "CannotUnpickle",
     "ForkedPool",
     "HookPickler",

@@ -66,7 +66,11 @@ def _attributes(fn: FunctionType, known: Facts) -> dict[str, Any] | FunctionType
     Of one that `functools.wraps` has dressed, the function that has the same ones.
     """
     looks, module = _looks(fn), fn.__module__
-    if looks == known.looks and module == fn.__globals__.get("__name__"):
+    if (
+        looks[_DOC] is known.doc  # another one may compare as it likes, as an array does
+        and looks == known.looks
+        and module == fn.__globals__.get("__name__")
+    ):
         return None
     attributes = looks[_DICT]
     if attributes and len(attributes) == 1 and looks[3:_DICT] == _NO_DEFAULTS:
@@ -74,13 +78,13 @@ def _attributes(fn: FunctionType, known: Facts) -> dict[str, Any] | FunctionType
         if (
             type(wrapped) is FunctionType
             and getattr(wrapped, ANNOTATIONS) is looks[_ANNOTATIONS]
-            and _borrows(wrapped) == _borrows(fn)
+            and all(map(operator.is_, _borrows(wrapped), _borrows(fn)))
         ):
             return wrapped
     return _spelled_out(looks, module, fn, known)
 
 
-_DICT, _ANNOTATIONS = 5, 6
+_DOC, _DICT, _ANNOTATIONS = 2, 5, 6
 _NO_DEFAULTS = (None, None)
 
 
@@ -94,7 +98,7 @@ def _spelled_out(
         own["__name__"] = name
     if qualname != known.qualname:
         own["__qualname__"] = qualname
-    if doc != known.doc:
+    if doc is not known.doc and (type(doc) is not str or doc != known.doc):
         own["__doc__"] = doc
     if defaults is not None:
         own["__defaults__"] = defaults

@@ -149,7 +149,7 @@ def _reduce_property(_: Any, prop: Any) -> Reduced:
     if own:
         made = (type(prop), (*accessors, prop.__doc__))
         return (*made, own, None, None, there.update_dict)
-    if prop.__doc__ == getattr(prop.fget, "__doc__", None):
+    if prop.__doc__ is getattr(prop.fget, "__doc__", None):
         return type(prop), accessors
     return type(prop), (*accessors, prop.__doc__)
 
@@ -425,10 +425,15 @@ def _reduce_text_file(_: Any, file: Any) -> Reduced:
         raise TypeError("cannot pickle a file that is not open for reading")
     if file.isatty():
         raise TypeError("cannot pickle a terminal")
-    position = file.tell()
-    file.seek(0)
-    contents = file.read()
-    file.seek(position)
+    try:
+        position = file.tell()
+        file.seek(0)
+        try:
+            contents = file.read()
+        finally:
+            file.seek(position)
+    except (OSError, ValueError) as error:  # a pipe, being iterated over, in another encoding
+        raise TypeError(f"cannot pickle a text file that cannot be read anew: {error}") from error
     return there.text, (contents, position, file.name)
 
 

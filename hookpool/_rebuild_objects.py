@@ -122,9 +122,13 @@ def type_variable(
 
 
 class _AliasValue:
-    """What a type alias stands for, until that is known."""
+    """What a type alias stands for, until that is known, if it ever is."""
 
     value: Any
+    reason = ""
+
+    def __getattr__(self, name: str) -> Any:
+        raise NameError(self.reason)
 
 
 _unfilled: dict[int, _AliasValue] = {}  # by id of the alias, which the unpickler holds
@@ -153,6 +157,11 @@ def type_alias(name: str, parameters: tuple[Any, ...]) -> Any:
 def fill_type_alias(made: Any, value: Any) -> None:
     """Bring a type alias what it stands for."""
     _unfilled.pop(id(made)).value = value
+
+
+def leave_type_alias(made: Any, reason: str) -> None:
+    """Let a type alias raise when it is asked for its value, as it did where it came from."""
+    _unfilled.pop(id(made)).reason = reason
 
 
 def weak_reference(kind: Any, obj: Any = None) -> Any:

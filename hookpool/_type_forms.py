@@ -33,11 +33,13 @@ def reduce_type_variable(_: Any, variable: Any) -> Any:
         return NotImplemented
     arguments = {}
     for key, (attribute, normal) in _VARIABLE_ARGUMENTS.items():
-        value = getattr(variable, attribute, normal)
+        value = _of_variable(variable, attribute, normal)
         if value != normal:
             arguments[key] = value
     if hasattr(variable, "has_default") and variable.has_default():
-        arguments["default"] = variable.__default__
+        default = _of_variable(variable, "__default__", arguments)
+        if default is not arguments:
+            arguments["default"] = default
     known = _rebuild.identity_of(variable)
     while known is None:
         outline = _classes.outline_of(type(variable), arguments)
@@ -45,6 +47,13 @@ def reduce_type_variable(_: Any, variable: Any) -> Any:
         mine = _rebuild.Identity(token, variable, is_ours=True)
         known = _rebuild.identified(mine, variable)
     return there.type_variable, (known.token, type(variable), name, module, arguments)
+
+
+def _of_variable(variable: Any, attribute: str, normal: Any) -> Any:
+    try:
+        return getattr(variable, attribute, normal)
+    except Exception:  # noqa: BLE001 - evaluated late, and it names what only type checkers see
+        return normal
 
 
 def with_annotated(
@@ -101,7 +110,12 @@ def reduce_type_alias(_: Any, alias: Any) -> Any:
     name, module = alias.__name__, alias.__module__
     if is_module_importable(module) and getattr(sys.modules[module], name, None) is alias:
         return NotImplemented
-    value, parameters = alias.__value__, alias.__type_params__
+    parameters = alias.__type_params__
+    try:
+        value = alias.__value__
+    except Exception as error:  # noqa: BLE001 - as above, and there it shall raise as well
+        arguments = (name, parameters)
+        return there.type_alias, arguments, str(error), None, None, there.leave_type_alias
     if parameters and not _mentions(value, alias):
         return there.generic_alias, (name, value, parameters)
     # The value comes as state, as it may contain the alias.

@@ -6,7 +6,10 @@
     ├── CannotPickle                    pickle.PicklingError
     │   ├── CannotPickleType            ... and TypeError
     │   ├── CannotPickleAttribute       ... and AttributeError
-    │   └── CannotPickleRecursion       ... and RecursionError
+    │   ├── CannotPickleRecursion       ... and RecursionError
+    │   ├── CannotPickleUnsupported     ... and NotImplementedError
+    │   ├── CannotPickleKey             ... and KeyError
+    │   └── CannotPickleValue           ... and ValueError
     ├── CannotUnpickle                  BrokenProcessPool, pickle.UnpicklingError
     ├── WorkerDied                      BrokenProcessPool
     ├── ResultLost                      BrokenProcessPool
@@ -39,8 +42,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CannotPickle",
     "CannotPickleAttribute",
+    "CannotPickleKey",
     "CannotPickleRecursion",
     "CannotPickleType",
+    "CannotPickleUnsupported",
+    "CannotPickleValue",
     "CannotUnpickle",
     "ForkedPool",
     "HookPoolError",
@@ -96,12 +102,29 @@ class CannotPickleRecursion(CannotPickle, RecursionError):
     """The object is nested more deeply than the recursion limit lets a pickler follow."""
 
 
+class CannotPickleUnsupported(CannotPickle, NotImplementedError):
+    """A method that an object is pickled by has not been implemented, by its own account."""
+
+
+class CannotPickleKey(CannotPickle, KeyError):
+    """A method that an object is pickled by missed a key."""
+
+    __str__ = Exception.__str__  # a KeyError's puts its message in quotes
+
+
+class CannotPickleValue(CannotPickle, ValueError):
+    """A method that an object is pickled by refused for what the object holds."""
+
+
 def cannot_pickle(message: str, error: BaseException) -> CannotPickle:
     """The CannotPickle that is also an instance of what `error` is, as far as users catch it."""
     for kind, cls in (
         (RecursionError, CannotPickleRecursion),
         (AttributeError, CannotPickleAttribute),
         (TypeError, CannotPickleType),
+        (NotImplementedError, CannotPickleUnsupported),
+        (KeyError, CannotPickleKey),
+        (ValueError, CannotPickleValue),
     ):
         if isinstance(error, kind):
             return cls(message)

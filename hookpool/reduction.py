@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 
 from hookpool import _classes, _rebuild
 from hookpool._functions import reduce_function
@@ -551,7 +551,8 @@ def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None
 def raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
     """Raise what a pickler raised; with the path to the culprit if it says what cannot travel."""
     is_startup = isinstance(error, RuntimeError) and _ONLY_WHILE_STARTING(str(error)) is not None
-    if not is_startup and not isinstance(error, _EXPLAINED):
+    is_refusal = is_startup or isinstance(error, _EXPLAINED)
+    if not is_refusal and not _comes_again(error, parts):
         raise error
     # Imported late: every worker would pay for what most never need.
     from hookpool import _culprit, errors
@@ -561,10 +562,29 @@ def raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
     story = _culprit.explain_parts(parts, error, _probe)
     if is_startup:
         raise CannotPickleNow(story) from error
-    raise errors.cannot_pickle(story, error) from error
+    if is_refusal or type(error) in _LIKE_REFUSALS:
+        raise errors.cannot_pickle(story, error) from error
+    # Of a type that its owner wants to catch, and nobody else may know how to make.
+    has_path = story != str(error) and not story.startswith("pickling this ")
+    if has_path and story not in getattr(error, "__notes__", ()):
+        error.add_note(story)
+    raise error
+
+
+def _comes_again(error: Exception, parts: Mapping[str, Any]) -> bool:
+    """Whether it is about an object: not about a file that takes no more, nor the memory."""
+    if isinstance(error, MemoryError):
+        return False
+    try:
+        _probe(SimpleNamespace(parts=list(parts.values())))
+    except Exception as again:  # noqa: BLE001 - whatever a user's __reduce__ raises
+        return type(again) is type(error)
+    return False
 
 
 _EXPLAINED = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
+# What a `__reduce__` raises that means to refuse; there are errors that are these as well.
+_LIKE_REFUSALS = frozenset({ValueError, KeyError, NotImplementedError})
 # What multiprocessing says of its locks and queues; there is no class of error for it.
 _ONLY_WHILE_STARTING = re.compile("objects should only be shared between processes").search
 

@@ -41,13 +41,17 @@ def test_every_error_is_exported():
         (TypeError(), (TypeError, pickle.PicklingError)),
         (AttributeError(), (AttributeError, pickle.PicklingError)),
         (RecursionError(), (RecursionError, pickle.PicklingError)),
-        (ValueError(), (pickle.PicklingError,)),
+        (NotImplementedError(), (NotImplementedError, pickle.PicklingError)),
+        (KeyError(), (KeyError, pickle.PicklingError)),
+        (ValueError(), (ValueError, pickle.PicklingError)),
+        (OSError(), (pickle.PicklingError,)),
     ],
 )
 def test_what_cannot_be_pickled_is_caught_as_any_python_raises_it(error, kinds):
     raised = errors.cannot_pickle("why", error)
 
     assert all(isinstance(raised, kind) for kind in kinds)
+    assert str(raised) == "why"
 
 
 def test_a_death_names_pid_signal_and_task():

@@ -397,6 +397,109 @@ def test_recursion_too_deep_is_a_clean_error() -> None:
             dumps(nested)
 
 
+class Raising:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error
+
+
+class Odd(ValueError):
+    """With arguments that only its owner knows."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyError, NotImplementedError])
+def test_a_refusal_of_a_reducer_names_the_path_and_can_be_caught_both_ways(kind: Any) -> None:
+    held = Simple(lock=[0, Raising(kind("no"))])
+    for caught in (kind, pickle.PicklingError):
+        with pytest.raises(caught) as info:
+            dumps(held)
+        assert str(info.value).startswith("object.lock[1]: pickling this Raising raised")
+        assert type(info.value.__cause__) is kind
+
+
+@pytest.mark.parametrize("error", [Odd(1, 2), ZeroDivisionError("zero"), OSError(5, "why")])
+def test_another_error_of_a_reducer_is_raised_as_it_is_with_the_path_as_a_note(error: Any) -> None:
+    for _ in range(2):
+        with pytest.raises(type(error)) as caught:
+            dumps(Simple(lock=[0, Raising(error)]))
+        assert caught.value is error
+        (note,) = error.__notes__
+        assert note.startswith("object.lock[1]: pickling this Raising raised")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SystemExit()])
+def test_what_is_not_about_the_object_is_raised_as_it_is(error: Any) -> None:
+    with pytest.raises(type(error)) as caught:
+        dumps([Raising(error)])
+    assert caught.value is error
+    assert not hasattr(error, "__notes__")
+
+
+def test_a_file_that_takes_no_more_is_no_fault_of_the_object() -> None:
+    file = io.BytesIO()
+    file.close()
+    with pytest.raises(ValueError, match="closed file") as caught:
+        reduction.dump([1], file)
+    assert type(caught.value) is ValueError
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_pointer_is_refused_with_a_cure() -> None:
+    ctypes = pytest.importorskip("ctypes")
+    with pytest.raises(pickle.PicklingError, match=r"object\[0\]: .*pointer.*pass its contents"):
+        dumps([ctypes.pointer(ctypes.c_int(3))])
+
+
+def test_a_text_file_in_another_encoding_is_refused_and_stays_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "latin"
+    path.write_bytes(b"abc\n" * 10_000 + b"\xff")
+    with path.open(encoding="utf-8") as file:
+        file.readline()
+        with pytest.raises(pickle.PicklingError, match=r"object\[0\].*cannot be read anew"):
+            dumps([file])
+        assert file.tell() == 4
+        next(file)
+        with pytest.raises(pickle.PicklingError, match=r"object\[0\].*cannot be read anew"):
+            dumps([file])  # while it is iterated over
+
+
+class Same:
+    """Equals everything."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Undecided(Same):
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("as an array")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [Same, Undecided])
+def test_a_docstring_may_be_anything(kind: Any) -> None:
+    def documented() -> int:
+        return 1
+
+    @functools.wraps(documented)
+    def wrapping() -> int:
+        return documented()
+
+    documented.__doc__ = kind()
+    found = loads(dumps([documented, wrapping, property(documented, doc=kind())]))
+    assert type(found[0].__doc__) is type(found[2].__doc__) is kind
+    assert (found[0](), found[1](), found[1].__doc__) == (1, 1, None)
+
+
 def test_code_of_another_python_is_refused_before_it_is_loaded() -> None:
     data = dumps(even).replace(__import__("importlib.util").util.MAGIC_NUMBER, b"\x01\x02\r\n")
 

@@ -497,6 +497,26 @@ def test_new_type_syntax_travels(elsewhere: Elsewhere) -> None:
     stays_the_same(elsewhere, module.probe)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 695")
+def test_what_is_evaluated_late_may_name_what_only_type_checkers_see(elsewhere: Elsewhere) -> None:
+    module = types.ModuleType("pep695")
+    source = """
+    type Absent = Nowhere
+    type Many[T] = list[Nowhere | T]
+    class Bound[T: Nowhere]: x = 1
+    def f(a: Absent, b: Many[int]) -> int: return 1
+    def probe():
+        found = []
+        for alias in (Absent, Many):
+            try: alias.__value__
+            except NameError as error: found.append((alias.__name__, str(error)))
+        return found, f(1, 2), str(f.__annotations__), Bound().x
+    """
+    exec(textwrap.dedent(source), vars(module))
+
+    stays_the_same(elsewhere, module.probe)
+
+
 def class_of_a_program(source: str) -> bytes:
     """The pickle of the class ``One`` of a program that is another process."""
     program = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n" + textwrap.dedent(source)
