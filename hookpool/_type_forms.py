@@ -46,7 +46,17 @@ def reduce_type_variable(_: Any, variable: Any) -> Any:
         token = _classes.new_token(module, name, outline)
         mine = _rebuild.Identity(token, variable, is_ours=True)
         known = _rebuild.identified(mine, variable)
-    return there.type_variable, (known.token, type(variable), name, module, arguments)
+    return there.type_variable, (known.token, _maker(variable, arguments), name, module, arguments)
+
+
+def _maker(variable: Any, arguments: dict[str, Any]) -> Any:
+    """What makes a variable like this one of such arguments."""
+    kind, extensions = type(variable), sys.modules.get("typing_extensions")
+    if extensions is None or sys.version_info >= (3, 13):
+        return kind
+    # It gives older Pythons' own variables what these do not take yet.
+    is_newer = "default" in arguments or "infer_variance" in arguments
+    return getattr(extensions, kind.__name__) if is_newer else kind
 
 
 def _of_variable(variable: Any, attribute: str, normal: Any) -> Any:

@@ -497,6 +497,25 @@ def test_new_type_syntax_travels(elsewhere: Elsewhere) -> None:
     stays_the_same(elsewhere, module.probe)
 
 
+def test_type_variables_with_what_newer_pythons_give_them(elsewhere: Elsewhere) -> None:
+    pytest.importorskip("typing_extensions")
+    module = types.ModuleType("extended")
+    source = """
+    import typing, typing_extensions
+    T = typing_extensions.TypeVar("T", default=int)
+    P = typing_extensions.ParamSpec("P", default=[int])
+    N = typing_extensions.TypeVar("N", default=None, infer_variance=True)
+    class Box(typing.Generic[T]):
+        def get(self) -> T: return 1
+    def f(*args: P.args) -> N: ...
+    def probe():
+        return T.__default__, P.__default__, N.has_default(), N.__infer_variance__, Box().get()
+    """
+    exec(textwrap.dedent(source), vars(module))
+
+    stays_the_same(elsewhere, module.probe)
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 695")
 def test_what_is_evaluated_late_may_name_what_only_type_checkers_see(elsewhere: Elsewhere) -> None:
     module = types.ModuleType("pep695")
