@@ -14,6 +14,7 @@ import functools
 import gc
 import importlib
 import io
+import itertools
 import operator
 import os
 import struct
@@ -386,7 +387,21 @@ def _reduce_thread_local(pickler: Any, local: Any) -> Reduced:
         raise TypeError(
             "cannot pickle a bare '_thread._local' object: what it holds belongs to this thread"
         )
-    return type(local), ()
+    args, keywords = _arguments_of_local(local)
+    make: Any = type(local)
+    return (functools.partial(make, **keywords) if keywords else make), args
+
+
+def _arguments_of_local(local: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What its `__init__` is called with in each thread, which only the garbage collector tells.
+
+    After its class come the arguments, keywords if there are any, and what it holds by thread.
+    """
+    _, args, *rest = itertools.dropwhile(
+        lambda one: one is not type(local), gc.get_referents(local)
+    )
+    keywords = {} if any(type(name) is not str for name in rest[0]) else rest[0]
+    return args, keywords
 
 
 def _reduce_context_variable(pickler: Any, variable: Any) -> Reduced:

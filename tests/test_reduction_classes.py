@@ -516,6 +516,30 @@ def test_type_variables_with_what_newer_pythons_give_them(elsewhere: Elsewhere) 
     stays_the_same(elsewhere, module.probe)
 
 
+class Local(threading.local):
+    __slots__ = ("kept",)
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        self.seen = args, keywords
+        self.kept = (Local, {"a": 1})
+
+
+class Bare(threading.local):
+    pass
+
+
+def test_a_local_of_a_thread_is_made_with_its_arguments(elsewhere: Elsewhere) -> None:
+    some = [Local(), Local(1, [2]), Local(k=3), Local(4, k=5, m={6: 7})]
+    bare = Bare()
+    bare.x = 1
+
+    def probe() -> Any:
+        return [one.seen for one in some]
+
+    stays_the_same(elsewhere, probe)
+    assert not elsewhere.call(lambda: hasattr(bare, "x"))
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 695")
 def test_what_is_evaluated_late_may_name_what_only_type_checkers_see(elsewhere: Elsewhere) -> None:
     module = types.ModuleType("pep695")
