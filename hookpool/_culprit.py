@@ -588,6 +588,12 @@ def _tell_nesting(
     start = len(labels) - period
     while start > 1 and labels[start - 1] == labels[start - 1 + period]:
         start -= 1
+    if len(labels) - start <= period:  # each step is called something else
+        inner = ", ".join(list(dict.fromkeys(kinds))[:LONGEST])
+        return (
+            f"{_path(steps[: LONGEST // 2])} -> ...: nested too deeply to be pickled: at least "
+            f"{len(steps) - 1} levels (of {inner}). {_limit(error)}"
+        )
     pattern = " -> ".join(labels[start : start + period])
     inner = ", ".join(dict.fromkeys(kinds[start : start + period]))
     return (

@@ -34,7 +34,9 @@ _CURES = {
         _io._IOBase posix.ScandirIterator tempfile._TemporaryFileWrapper mmap.mmap _csv.writer""",
     "Pass its .path.": "posix.DirEntry",
     "Pass the address and connect inside the function.": """
-        _socket.socket _ssl._SSLContext _ssl._SSLSocket select.epoll selectors.BaseSelector""",
+        _socket.socket _ssl._SSLContext _ssl._SSLSocket""",
+    "Make it inside the function, and register there what is to be waited for.": """
+        select.epoll select.poll selectors.BaseSelector""",
     "Open the connection inside the function, or once per worker in an initializer.": """
         sqlite3.Connection sqlite3.Cursor psycopg2.extensions.connection
         psycopg.connection.Connection sqlalchemy.engine.base.Engine""",

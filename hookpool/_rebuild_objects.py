@@ -134,20 +134,23 @@ class _AliasValue:
 _unfilled: dict[int, _AliasValue] = {}  # by id of the alias, which the unpickler holds
 
 
-def generic_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+def generic_alias(name: str, value: Any, parameters: tuple[Any, ...], where: str | None) -> Any:
     """A `type` alias with parameters."""
     import typing
 
-    return typing.TypeAliasType(name, value, type_params=parameters)  # type: ignore[attr-defined]
+    kind = typing.TypeAliasType  # type: ignore[attr-defined]
+    space = {"kind": kind, "name": name, "value": value, "parameters": parameters}
+    # Its module is that of the globals of whoever makes it.
+    return eval("kind(name, value, type_params=parameters)", {"__name__": where, **space})
 
 
-def type_alias(name: str, parameters: tuple[Any, ...]) -> Any:
+def type_alias(name: str, parameters: tuple[Any, ...], where: str | None) -> Any:
     """A `type` alias whose value `fill_type_alias` brings, as it may contain the alias."""
     later = _AliasValue()
     stars = {"TypeVarTuple": "*", "ParamSpec": "**"}
     names = [stars.get(type(one).__name__, "") + one.__name__ for one in parameters]
     head = f"{name}[{', '.join(names)}]" if names else name
-    space: dict[str, Any] = {"later": later}
+    space: dict[str, Any] = {"__name__": where, "later": later}
     exec(f"type {head} = later.value", space)  # the statement alone is evaluated late
     made = space[name]
     _unfilled[id(made)] = later

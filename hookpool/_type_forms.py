@@ -124,12 +124,12 @@ def reduce_type_alias(_: Any, alias: Any) -> Any:
     try:
         value = alias.__value__
     except Exception as error:  # noqa: BLE001 - as above, and there it shall raise as well
-        arguments = (name, parameters)
+        arguments = (name, parameters, module)
         return there.type_alias, arguments, str(error), None, None, there.leave_type_alias
     if parameters and not _mentions(value, alias):
-        return there.generic_alias, (name, value, parameters)
+        return there.generic_alias, (name, value, parameters, module)
     # The value comes as state, as it may contain the alias.
-    arguments = (name, parameters)
+    arguments = (name, parameters, module)
     return (
         there.type_alias,
         arguments,

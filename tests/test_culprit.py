@@ -11,6 +11,8 @@ import functools
 import io
 import pickle
 import queue
+import re
+import selectors
 import sqlite3
 import sys
 import threading
@@ -392,6 +394,7 @@ def test_an_error_that_does_not_speak_of_pickling_is_told_with_its_type() -> Non
         ((i for i in ()), "list(...)"),
         (sys._getframe(), "plain values"),
         (threading, "inside the function"),
+        (selectors.DefaultSelector(), "what is to be waited for"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -433,6 +436,19 @@ def test_nesting_too_deep_is_told_as_a_pattern_with_the_limit() -> None:
     pattern = "attribute 'next' -> item [0] (of list, Box), again and again, at least "
     assert text.startswith(f"args[0].model: nested too deeply to be pickled: {pattern}")
     assert "limit" in text
+    assert len(text) < 500
+
+
+def test_nesting_under_ever_new_names_is_told_without_a_pattern() -> None:
+    nested: object = None
+    for number in range(5_000):
+        nested = {str(number): nested}
+    text = told(nested, "args[0]")
+    assert text.startswith("args[0]['4999']['4998']")
+    assert re.search(
+        r"-> \.\.\.: nested too deeply to be pickled: at least \d{3,} levels \(of dict", text
+    )
+    assert "again" not in text
     assert len(text) < 500
 
 

@@ -490,6 +490,7 @@ def test_new_type_syntax_travels(elsewhere: Elsewhere) -> None:
             str(Tree.__value__), Plain.__value__.__args__[1].__args__[0] is Plain,
             Pairs.__type_params__[0] in Pairs.__value__.__parameters__,
             first([3]), [str(one) for one in first.__type_params__],
+            Tree.__module__, Plain.__module__, Pairs.__module__,
         )
     """
     exec(textwrap.dedent(source), vars(module))
