@@ -199,8 +199,9 @@ def _hold(cls: Any, value: Any, name: str, stale: set[str]) -> object:
 
 
 _HOLD_NOTHING = ATOMS | {id(CodeType)}
-# What is larger is taken to hold the class.
+# What is larger is taken to hold the class; of numbers there may be more.
 _MOST_APART = 2000
+_MOST_LOOKED_THROUGH = 50_000
 
 
 def _is_apart(value: Any, cls: Any) -> bool:
@@ -209,11 +210,14 @@ def _is_apart(value: Any, cls: Any) -> bool:
     while level:
         following: list[Any] = []
         for one in level:
-            parts = _own_parts(one) if type(one) is FunctionType else gc.get_referents(one)
-            for part in parts:
+            kind = type(one)
+            if (kind is dict or id(kind) in _COLLECTIONS) and len(one) > _MOST_LOOKED_THROUGH:
+                return False
+            parts = _own_parts(one) if kind is FunctionType else gc.get_referents(one)
+            for part in filter(gc.is_tracked, parts):  # in C: there may be very many numbers
                 if part is cls or len(met) > _MOST_APART:
                     return False
-                if id(part) not in met and gc.is_tracked(part) and not _stays(part):
+                if id(part) not in met and not _stays(part):
                     met.add(id(part))
                     following.append(part)
         level = following
@@ -398,12 +402,14 @@ def _parts(value: Any, kind: Any) -> tuple[Any, ...] | None:
 
 
 def _parts_of_collection(value: Any, kind: Any) -> tuple[Any, ...]:
-    parts = (*value, *value.values()) if kind is dict else value
     if len(value) <= _LONG:
         return (len(value), *(value.items() if kind is dict else value))
-    if kind in (set, frozenset) or not ATOMS.issuperset(map(id, map(type, parts))):
-        return (len(value),)
-    return len(value), binascii.crc32(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+    first = list(itertools.islice(value.items() if kind is dict else value, _LONG))
+    atoms = itertools.chain.from_iterable(first) if kind is dict else first
+    is_in_order = kind is not set and kind is not frozenset
+    if is_in_order and ATOMS.issuperset(map(id, map(type, atoms))):
+        return len(value), binascii.crc32(pickle.dumps(first, pickle.HIGHEST_PROTOCOL))
+    return (len(value),)
 
 
 def _has_no_way_of_its_own(kind: Any) -> bool:
