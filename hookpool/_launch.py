@@ -9,9 +9,11 @@ programs, coverage and debuggers find what they know. What a hookpool child need
 carried by the preparation data themselves, as calls made while they are unpickled (`_Call`).
 
 A forked child is as if started now: import path, working directory, arguments, environment and
-standard streams travel with each start, whatever they were when the server was started. The death
-of the server ends no child; the next start makes a new server. A process forked from the owner
-uses none of this: it closes what it inherited and makes its own.
+standard streams travel with each start, whatever they were when the server was started. What a
+child can only inherit (`_standing`: its user, its limits) it has from the server; when that is not
+the owner's any more, or when the server has died, the next start makes a new server. The end of a
+server ends no child. A process forked from the owner uses none of this: it closes what it
+inherited and makes its own.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from hookpool._forkserver import (
     enter_forked_child,
 )
 from hookpool._rebound import Overlay, rebound
+from hookpool._standing import standing
 
 if sys.platform == "win32":
     from multiprocessing import popen_spawn_win32 as stdlib_popen
@@ -224,6 +227,9 @@ class _Server:
 
     def __init__(self, modules: Modules) -> None:
         self.modules = modules
+        # Before it is started: should another thread give up rights meanwhile, the server is
+        # replaced in vain, not kept in error.
+        self.standing = standing()
         self.control, theirs = _socket_pair(socket.SOCK_STREAM)
         with theirs:
             try:
@@ -239,12 +245,22 @@ class _Server:
             self.control.shutdown(socket.SHUT_WR)
             lingers = self.control.recv(1) == _forkserver.LINGERING
         except TimeoutError:
-            self.popen.kill()
-            lingers = False
+            lingers = not self._kill()
         except OSError:  # it is dead already
             lingers = False
         self.control.close()
         return not lingers
+
+    def _kill(self) -> bool:
+        try:
+            self.popen.kill()
+        except PermissionError:  # it is of a user that this process is not any more
+            return False
+        return True
+
+    def serves(self, modules: Modules) -> bool:
+        """Whether what it forks is as if started by this thread now, with these modules."""
+        return self.modules.are(modules) and self.standing == standing()
 
 
 _lock = threading.Lock()
@@ -285,11 +301,11 @@ def _retire(server: _Server) -> int | None:
 
 
 def _running_server(modules: Modules) -> _Server:
-    """The server with these modules; started where there is none."""
+    """The server with these modules and our standing; started where there is none."""
     global _server
     assert _lock.locked()
     _lingering[:] = [server for server in _lingering if server.popen.poll() is None]
-    if _server is not None and not _server.modules.are(modules):
+    if _server is not None and not _server.serves(modules):
         old, _server = _server, None
         _retire(old)
     if _server is None:

@@ -46,6 +46,7 @@ FLOORS = [
         "_plain",
         "_poller",
         "_rebound",
+        "_standing",
         "_cpus",
     ],
     ["_alarm", "_memory", "_records", "_spin"],
@@ -104,6 +105,7 @@ PARTS = {
     "_reader": "driver",
     "_rebuild_objects": "reduction",
     "_shelf": "definitions",
+    "_standing": "launch",
     "_type_forms": "reduction",
     "_worker_pickler": "definitions",
 }

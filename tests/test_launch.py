@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hookpool import _forkserver, _launch
+from hookpool import _forkserver, _launch, _standing
 from tests.helpers import ROOT, run_python, wait_until
 from tests.launching import (
     Process,
@@ -203,6 +203,79 @@ def test_changes_since_the_server_started_are_seen(
     assert _launch.server_pid() == server
 
 
+STANDING = """
+import os, resource
+from hookpool import _launch
+from hookpool._launch import Modules
+from tests.launching import in_child
+
+def look():
+    import os, resource
+    with open("/proc/self/status") as status:
+        umask = [line for line in status if line.startswith("Umask:")]
+    return (
+        os.getresuid(), os.getresgid(), os.getgroups(), umask, os.nice(0),
+        os.sched_getaffinity(0), resource.getrlimit(resource.RLIMIT_NOFILE),
+    )
+
+_launch.expect(Modules())
+before = look()
+in_child(look)
+server = _launch.server_pid()
+assert in_child(look) == before
+assert _launch.server_pid() == server, "nothing has changed"
+{change}
+assert look() != before
+assert in_child(look) == look()
+assert _launch.server_pid() != server
+"""
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
+ONE_CPU = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "os.umask(0o077)",
+        "os.nice(1)",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))",
+        pytest.param("os.sched_setaffinity(0, list(before[5])[:1])", marks=ONE_CPU),
+        pytest.param("os.setgroups([]); os.setresgid(1234, 1234, 1234)", marks=AS_ROOT),
+    ],
+)
+def test_rights_given_up_since_the_server_started_are_not_had_by_children(change: str) -> None:
+    run_python("-c", STANDING.replace("{change}", change))
+
+
+def test_what_the_kernel_says_in_proc_is_asked_elsewhere_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(path: str) -> bytes:
+        raise FileNotFoundError(path)
+
+    with_proc = _standing.standing()
+    monkeypatch.setattr(_standing, "_read", read)
+    without = _standing.standing()
+    assert without == _standing.standing() != with_proc
+    assert os.getresgid() in without
+
+
+def test_a_server_that_may_not_be_killed_any_more_is_left_alone(
+    fresh_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden() -> None:
+        raise PermissionError
+
+    _launch.expect(_launch.Modules())
+    server = _launch._server
+    assert server is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(server.popen, "kill", forbidden)
+        assert not server._kill()
+    assert server._kill()
+
+
 def test_standard_streams_are_those_of_the_moment(
     capfd: pytest.CaptureFixture[str], sleeper: Process
 ) -> None:
@@ -336,7 +409,7 @@ def test_spawn_finds_us_under_interpreter_flags() -> None:
     source = f"""
 import sys
 sys.path[:] = {sys.path!r}
-from hookpool import _forkserver, _launch
+from hookpool import _forkserver, _launch, _standing
 _launch.HAVE_FORK_SERVER = False
 from tests.launching import in_child
 assert in_child(lambda: list(sys.flags)) == list(sys.flags)

@@ -109,6 +109,7 @@ def test_a_program_imports_little_before_it_has_a_fork_server_started() -> None:
             "hookpool._launch",
             "hookpool._plain",
             "hookpool._rebound",
+            "hookpool._standing",
             "hookpool.context",
             "hookpool.executor",
         },
