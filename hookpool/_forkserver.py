@@ -416,8 +416,16 @@ def enter_child() -> None:
     _rebuild.enter_worker()
 
 
-def enter_forked_child(environ: dict[str, str], mask: set[int], streams: dict[int, Any]) -> None:
+def enter_forked_child(
+    environ: dict[str, str],
+    mask: set[int],
+    streams: dict[int, Any],
+    folder: InheritedFd | None = None,
+) -> None:
     enter_child()
+    if folder is not None:
+        os.fchdir(folder.detach())
+        os.close(folder.detach())
     _adopt_environment(environ)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for fd, copy in streams.items():

@@ -108,14 +108,19 @@ class _Call:
         return self._reduced
 
 
-def _preparation(name: str, forked: bool = False) -> dict[str, object]:
-    enter = _Call(enter_forked_child, *_surroundings()) if forked else _Call(enter_child)
-    return {**_basics(name), "hookpool": enter}
+def _preparation(name: str) -> dict[str, object]:
+    return {**_basics(name), "hookpool": _Call(enter_child)}
+
+
+def _forked_preparation(name: str, popen: ForkedPopen) -> dict[str, object]:
+    data = _basics(name)
+    folder = None if "dir" in data else popen.working_directory()
+    return {**data, "hookpool": _Call(enter_forked_child, *_surroundings(), folder)}
 
 
 def _basics(name: str) -> dict[str, object]:
     """The standard library's preparation data, without the main module."""
-    data = spawn.get_preparation_data(name)
+    data = _stdlib_preparation(name)
     data.pop("init_main_from_name", None)
     data.pop("init_main_from_path", None)
     if data.get("start_method") not in _KNOWN_METHODS:
@@ -127,6 +132,18 @@ def _basics(name: str) -> dict[str, object]:
     path = [entry for entry in data["sys_path"] if isinstance(entry, str)]
     find_us = _Call(exec, f"import sys; sys.path[:] = {path!r}", {})
     return {"": find_us, **data}
+
+
+def _stdlib_preparation(name: str) -> dict[str, Any]:
+    try:
+        return spawn.get_preparation_data(name)
+    except OSError:
+        # The working directory has been removed. What is spawned is in it all the same; a forked
+        # child is given a descriptor of it.
+        nameless = Overlay(os, getcwd=lambda: None)
+        data: dict[str, Any] = rebound(spawn.get_preparation_data, os=nameless)(name)
+        del data["dir"]
+        return data
 
 
 def _server_preparation(name: str) -> dict[str, object]:
@@ -361,8 +378,17 @@ class ForkedPopen(stdlib_popen.Popen):
         self._fds.append(fd)
         return len(self._fds) - 1
 
+    def working_directory(self) -> InheritedFd:
+        """The directory that this process is in, which has no name any more."""
+        fd = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._own.callback(os.close, fd)
+        return InheritedFd(self.duplicate_for_child(fd))
+
     def _launch(self, process_obj: BaseProcess) -> None:
-        story = self._pickled(process_obj)
+        with contextlib.ExitStack() as self._own:
+            self._start(self._pickled(process_obj))
+
+    def _start(self, story: memoryview) -> None:
         life, theirs = _socket_pair(socket.SOCK_STREAM)
         try:
             with theirs:
@@ -387,7 +413,7 @@ class ForkedPopen(stdlib_popen.Popen):
         file = io.BytesIO()
         set_spawning_popen(self)
         try:
-            _dump(_preparation(process_obj.name, forked=True), file)
+            _dump(_forked_preparation(process_obj.name, self), file)
             _dump(process_obj, file)
         finally:
             set_spawning_popen(None)

@@ -203,6 +203,42 @@ def test_changes_since_the_server_started_are_seen(
     assert _launch.server_pid() == server
 
 
+REMOVED_DIRECTORY = """
+import os, tempfile
+from hookpool import _launch
+from tests.launching import in_child
+
+def where():
+    there = os.stat(".")
+    return there.st_dev, there.st_ino, len(os.listdir("/proc/self/fd"))
+
+def remove():
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    os.rmdir(folder)
+
+*_, fds = in_child(where)
+mine = where()[2]
+remove()
+server = _launch.server_pid()
+assert in_child(where) == (*where()[:2], fds), "as if started now"
+assert _launch.server_pid() == server
+_launch.stop()
+remove()
+assert in_child(where)[:2] == where()[:2], "also where the server starts there"
+assert where()[2] == mine
+"""
+
+
+def test_a_working_directory_that_has_been_removed_is_where_children_are() -> None:
+    run_python("-c", REMOVED_DIRECTORY)
+
+
+def test_a_spawned_child_is_in_the_removed_directory_as_well() -> None:
+    source = REMOVED_DIRECTORY.replace("*_, fds", "_launch.HAVE_FORK_SERVER = False\n*_, fds")
+    run_python("-c", source)
+
+
 STANDING = """
 import os, resource
 from hookpool import _launch
