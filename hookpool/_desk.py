@@ -143,6 +143,9 @@ class Desk(ABC):
         #: The driver's thread; None until the first task.
         self.thread: threading.Thread | None = None
         self._thread_ident: int | None = None
+        #: A lock of each thread that waits for the end of that one, and whether it has come.
+        self._joiners: list[threading.Lock] = []
+        self._gone = False
 
     @abstractmethod
     def _open(self) -> None:
@@ -327,8 +330,26 @@ class Desk(ABC):
     def join(self, timeout: float | None = None) -> None:
         """Wait until nothing of the pool is left; at once from the driver's own thread."""
         thread = self.thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None or thread is threading.current_thread() or self.forked:
+            return
+        # Not by `Thread.join` alone: until Python 3.13, once that has been interrupted (by Ctrl-C)
+        # it takes the thread for ended, so that the next one does not wait.
+        mine = threading.Lock()
+        mine.acquire()
+        self._joiners.append(mine)
+        if self._gone or mine.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             thread.join(timeout)
+
+    def end(self, kill: Callable[[BaseProcess], None]) -> None:
+        """End all workers at once, and wait until nothing is left."""
+        self.shut_down(cancel=True)
+        self.terminate(kill)
+        self.join()
+
+    def _let_joiners_go(self) -> None:
+        self._gone = True  # first: who comes meanwhile sees this, or is in the list
+        for joiner in list(self._joiners):
+            joiner.release()
 
     def processes(self) -> dict[int, BaseProcess]:
         """The processes of the workers by pid, but for those told to exit.

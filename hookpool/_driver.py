@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from multiprocessing import util
@@ -152,7 +153,10 @@ class Driver(Reader):
             self._collapse(error)
             raise
         finally:
-            self._close()
+            try:
+                self._close()
+            finally:
+                self._let_joiners_go()
 
     def _collapse(self, error: BaseException) -> None:
         story = errors.InternalError(f"the pool's own thread failed: {error!r}; please report it")
@@ -461,8 +465,34 @@ def _register_exit() -> None:
 def _finish_all() -> None:
     _desk.exiting = True
     drivers = list(_living)
+    if _dies_of_interrupt():
+        _end_all(drivers)
+        return
     for driver in drivers:
         driver.tell(_events.ShutdownAsked(False, monotonic()))
+    try:
+        for driver in drivers:
+            driver.join()
+    except KeyboardInterrupt:
+        _end_all(drivers)
+        raise
+
+
+def _dies_of_interrupt() -> bool:
+    """Whether the program ends because nobody in it has caught a Ctrl-C.
+
+    Nobody waits for its pending work then. In the standard library that ends as well, since its
+    workers get the Ctrl-C of the terminal and die of it. At a prompt the last exception is that of
+    some earlier command, and the end is something else.
+    """
+    is_interactive = bool(sys.flags.interactive) or hasattr(sys, "ps1")
+    return not is_interactive and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+
+
+def _end_all(drivers: list[Driver]) -> None:
+    for driver in drivers:  # all, before any of them is waited for
+        driver.shut_down(cancel=True)
+        driver.terminate(kill)
     for driver in drivers:
         driver.join()
 

@@ -336,11 +336,11 @@ class HookPoolExecutor(Executor):
 
         Pending futures are cancelled, running ones fail with `PoolTerminated`.
         """
-        self._end(_terminate)
+        self._driver.end(_terminate)
 
     def kill_workers(self) -> None:
         """As `terminate_workers`, by SIGKILL."""
-        self._end(_desk.kill)
+        self._driver.end(_desk.kill)
 
     def resize(self, max_workers: int) -> None:
         """Have at most so many workers from now on; surplus ones end when they have no work.
@@ -357,16 +357,15 @@ class HookPoolExecutor(Executor):
         else:
             self.shutdown(wait=True)
 
-    def _end(self, how: Callable[[BaseProcess], None]) -> None:
-        self._driver.shut_down(cancel=True)
-        self._driver.terminate(how)
-        self._driver.join()
-
     def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> Literal[False]:
         if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
             self.kill_workers()  # whoever presses Ctrl-C does not want to wait
-        else:
+            return False
+        try:
             self.shutdown(wait=True)
+        except KeyboardInterrupt:  # nor whoever presses it only now
+            self.kill_workers()
+            raise
         return False
 
     # -- what other libraries look at -------------------------------------------------------

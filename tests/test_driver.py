@@ -349,3 +349,31 @@ def test_cycles_of_pools_leave_nothing():
 
     gc.collect()
     wait_until(lambda: descriptors() <= before[0] and threading.active_count() <= before[1], 10)
+
+
+def test_who_was_interrupted_waiting_for_the_end_can_wait_for_it_again(tmp_path):
+    pool = HookPoolExecutor(1)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    future = pool.submit(gate.read_bytes)
+    wait_until(future.running, 20)
+    pool.shutdown(wait=False)
+    driver = pool._driver
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            pool.shutdown()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    driver.join(0.01)
+    assert driver.thread.is_alive()
+    gate.write_bytes(b"go")
+    pool.shutdown()
+    assert not driver.thread.is_alive()
+    assert future.result(timeout=0) == b"go"

@@ -61,8 +61,11 @@ def test_workers_end_with_their_owner(work, how):
         "pool = HookPoolExecutor(2)\nlist(pool.map(work, range(8)))",
         "with HookPoolExecutor(2) as pool:\n    calls = [pool.submit(work, n) for n in range(8)]"
         "\n    calls[0].result()",
+        "with HookPoolExecutor(2) as pool:\n    calls = [pool.submit(work, n) for n in range(8)]",
+        "pool = HookPoolExecutor(2)\ncalls = [pool.submit(work, n) for n in range(8)]"
+        "\ntime.sleep(60)",
     ],
-    ids=["map-with", "map-bare", "submit-with"],
+    ids=["map-with", "map-bare", "submit-with", "end-of-with", "elsewhere"],
 )
 def test_ctrl_c_ends_the_program_at_once_with_one_traceback(program):
     with start(program) as running:
@@ -76,6 +79,48 @@ def test_ctrl_c_ends_the_program_at_once_with_one_traceback(program):
         assert err.decode().count("Traceback (most recent call last)") == 1
         assert "KeyboardInterrupt" in err.decode()
         wait_until(lambda: not marked_processes(running.mark), SOON)
+
+
+def test_ctrl_c_while_the_program_waits_for_pending_work_at_its_end_ends_it_at_once():
+    program = """
+from hookpool import _driver
+pool = HookPoolExecutor(2)
+calls = [pool.submit(work, n) for n in range(8)]
+join = _driver.Driver.join
+def tell_and_join(driver):
+    os.write(2, b"waits\\n")
+    join(driver)
+_driver.Driver.join = tell_and_join
+"""
+    with start(program) as running:
+        assert running.process.stderr.readline() == b"waits\n"
+        pressed = time.monotonic()
+        os.killpg(running.process.pid, signal.SIGINT)
+
+        _, err = running.process.communicate(timeout=SOON)
+
+        assert time.monotonic() - pressed < SOON
+        assert "KeyboardInterrupt" in err.decode()
+        wait_until(lambda: not marked_processes(running.mark), SOON)
+
+
+def test_ctrl_c_that_has_been_caught_does_not_cost_the_pending_work():
+    program = """
+pool = HookPoolExecutor(2)
+started = [pool.submit(work, n) for n in range(2)]
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    for future in started:
+        future.add_done_callback(lambda future: os.write(1, b"done\\n"))
+"""
+    with start(program, "time.sleep(1)") as running:
+        os.killpg(running.process.pid, signal.SIGINT)
+
+        out, err = running.process.communicate(timeout=30)
+
+    assert out == b"done\n" * 2, err.decode()
+    assert running.process.returncode == 0
 
 
 def test_ctrl_c_in_a_map_leaves_the_pool_usable():
