@@ -400,8 +400,7 @@ class _Worker:
                 return
             status, payload = self._dump(value)
         now = perf_counter()
-        micros = _micros(now - began)
-        self._send(ResultRow(number, status, micros, payload), now, True)
+        self._send(ResultRow(number, status, _micros(now - began), payload), now, True)
 
     def _call_each(
         self, run: _wire.Run, function: Callable[..., Any], rows: Iterable[Any]
@@ -448,14 +447,15 @@ class _Worker:
                 append = values.items.append
         words[1] = Doing.NOTHING
         self._end_values()
+        if self._queue:
+            self._wake_flusher()  # they shall not wait for the next run, which may take long
 
     def _stop_copy(self) -> None:
         if _is_copy:
             os._exit(1)  # a child the task forked came back here: it must not speak for us
 
     def _drop(self, here: int) -> None:
-        # All that is here was taken back, for a claim is won from the tail: had the owner won
-        # only some, those before them would still have theirs.
+        # All here was taken back: had the owner won some, those before would have their claims.
         self._claims.words[1] = Doing.NOTHING
         dropped = here + sum(run.tasks for run in self._queue)
         for run in self._queue:
