@@ -114,8 +114,8 @@ class Desk(ABC):
         self._chores: deque[_events.Action] = deque()
         #: What came of decisions that were carried out at once, to tell the scheduler.
         self._answers: deque[_events.Event] = deque()
-        #: The task that is being cancelled, or -1.
-        self._cancelling = -1
+        #: The tasks that are being cancelled.
+        self._cancelling = range(0)
         #: Events from those who may not take the lock.
         self._inbox: deque[_events.Event] = deque()
         #: When the scheduler wants to be woken, by `time.monotonic`.
@@ -240,10 +240,10 @@ class Desk(ABC):
         with self._lock, self._transition:
             if number not in self._tasks or number in self._unknown:
                 return False
-            self._cancelling = number
+            self._cancelling = range(number, number + 1)
             self._tell(_events.CancelAsked(number, monotonic()))
             cancelled = number not in self._tasks
-            self._cancelling = -1
+            self._cancelling = range(0)
         self._after_transition()
         return cancelled
 
@@ -273,12 +273,22 @@ class Desk(ABC):
             return behind(holder, started) <= behind(holder, number)
 
     def abandon(self, first: int, stop: int, kill: bool) -> None:
-        """Nobody wants these tasks: cancel those not started, `kill` the workers of the rest."""
+        """Nobody wants these tasks: cancel those not started, `kill` the workers of the rest.
+
+        Those that are cancelled are not told.
+        """
         if self.forked:
             return  # they are the parent's
-        for number in range(first, stop):
-            if number in self._tasks and not self.cancel(number) and kill:
-                self._kill_runner(number)
+        if not self._is_inside():  # else it cannot be known which they are
+            with self._lock, self._transition:
+                self._cancelling = range(first, stop)
+                self._tell(_events.Abandoned(first, stop, monotonic()))
+                self._cancelling = range(0)
+            self._after_transition()
+        if kill:
+            for number in range(first, stop):
+                if number in self._tasks:
+                    self._kill_runner(number)
 
     def _kill_runner(self, number: int) -> None:
         self._refuse_reentrance()
@@ -434,11 +444,13 @@ class Desk(ABC):
             case _events.WakeAt(when):
                 self._set_alarm(when)
             case _events.Cancel(span) | _events.Fail(span):
-                self._unknown.update(span.tasks())
-                if self._cancelling in span.tasks():  # whoever asked hears it at once
-                    self._unknown.discard(self._cancelling)
-                    del self._tasks[self._cancelling]
-                self._chores.append(action)
+                asked = _overlap(span.tasks(), self._cancelling)
+                for number in asked:  # whoever asked hears it at once
+                    self._tasks.pop(number, None)
+                if len(asked) < span.stop - span.start:
+                    self._unknown.update(span.tasks())
+                    self._unknown.difference_update(asked)
+                    self._chores.append(action)
             case _:
                 self._unstarted += isinstance(action, _events.Launch)
                 self._chores.append(action)
@@ -496,6 +508,10 @@ class Desk(ABC):
         if self._interrupted:
             return not self._workers
         return self._scheduler.state is _scheduler.Pool.DONE
+
+
+def _overlap(one: range, other: range) -> range:
+    return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
 def _not_ours() -> BaseException:

@@ -110,6 +110,14 @@ class CancelAsked(Record):
     now: float
 
 
+class Abandoned(Record):
+    """Nobody wants the tasks ``start .. stop - 1`` any more: those not claimed shall not run."""
+
+    start: int
+    stop: int
+    now: float
+
+
 class ShutdownAsked(Record):
     """No task will be submitted any more; with `cancel`, those not claimed shall not run."""
 
@@ -144,6 +152,7 @@ Event = (
     | Dropped
     | WorkerExited
     | CancelAsked
+    | Abandoned
     | ShutdownAsked
     | TerminateAsked
     | Resized

@@ -264,5 +264,6 @@ class Map:
     def abandon(self, kill: bool) -> None:
         """Nobody wants the other outcomes: cancel what has not started; `kill` the rest."""
         if self._got < self._taken:
-            for tasks, _ in self._handed:
+            # The last first, or workers would be given these while the first are being taken back.
+            for tasks, _ in reversed(self._handed):
                 self._driver.abandon(tasks.start, tasks.stop, kill)

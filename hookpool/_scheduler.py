@@ -53,6 +53,7 @@ from collections import deque
 from enum import Enum
 
 from hookpool._events import (
+    Abandoned,
     Break,
     Cancel,
     CancelAsked,
@@ -470,6 +471,30 @@ class Scheduler:
             self._actions.append(Cancel(Span(task, task + 1, 0)))
         self._assign(event.now)
 
+    def _abandoned(self, event: Abandoned) -> None:
+        """As `CancelAsked` for each of the tasks, but so that none of them starts meanwhile."""
+        if self.state is Pool.BROKEN or self.state is Pool.DONE:
+            return
+        start, stop, now = event
+        kept: deque[Span] = deque()
+        for span in self._queue:
+            before, gone, after = _split(span, start, stop)
+            kept.extend(part for part in (before, after) if part.start < part.stop)
+            for part in self._without_cancelled(gone) if gone.start < gone.stop else ():
+                self._queued -= part.stop - part.start
+                self._actions.append(Cancel(part))
+        self._queue = kept
+        for number, worker in self._workers.items():
+            sent = [_split(span, start, stop)[1] for span in worker.sent]
+            wanted = [part for part in sent if part.start < part.stop]
+            if wanted:
+                for part in wanted:
+                    self._asked.update(dict.fromkeys(part.tasks(), number))
+                behind = self.behind(number, wanted[0].start)
+                self._actions.append(TakeBack(number, behind + 1))
+        if not self._asked:
+            self._assign(now)
+
     def _forget_asked(self, number: int) -> None:
         for task in [task for task, worker in self._asked.items() if worker == number]:
             del self._asked[task]
@@ -539,8 +564,10 @@ class Scheduler:
 
     def _feed_ahead(self, now: float, workers: list[tuple[int, _Worker]]) -> None:
         """Send busy workers more, lest they wait while the owner learns that they are through."""
+        # What they are asked for is the tail of what they hold, and must go on to be that.
+        asked = set(self._asked.values())
         for number, worker in sorted(workers, key=_held):
-            if worker.phase is not Phase.READY or worker.dropping:
+            if worker.phase is not Phase.READY or worker.dropping or number in asked:
                 continue
             # What is meant for workers that start stays here, or they would have to steal it.
             spare = self._queued - self._starting
@@ -845,6 +872,17 @@ def _worth(estimate: float, seconds: float = AHEAD_SECONDS) -> int:
     return max(1, int(-(-seconds // estimate)))
 
 
+def _split(span: Span, start: int, stop: int) -> tuple[Span, Span, Span]:
+    """The parts of a span before, within and after this range; any may be empty."""
+    start = min(max(start, span.start), span.stop)
+    stop = min(max(stop, start), span.stop)
+    return (
+        Span(span.start, start, span.group),
+        Span(start, stop, span.group),
+        Span(stop, span.stop, span.group),
+    )
+
+
 def _cut_tail(sent: deque[Span], count: int) -> list[Span]:
     """Remove the last `count` tasks and return them, in order."""
     cut: list[Span] = []
@@ -869,6 +907,7 @@ _HANDLERS: dict[type, Callable[[Scheduler, Any], None]] = {
     Dropped: Scheduler._dropped,
     WorkerExited: Scheduler._worker_exited,
     CancelAsked: Scheduler._cancel_asked,
+    Abandoned: Scheduler._abandoned,
     ShutdownAsked: Scheduler._shutdown_asked,
     TerminateAsked: Scheduler._terminate_asked,
     Resized: Scheduler._resized,

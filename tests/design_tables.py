@@ -43,8 +43,20 @@ def play(world, rng):
     """One move."""
     workers = sorted(world.workers)
     move = rng.choices(
-        ["submit", "step", "flush", "die", "unfit", "cancel", "shut", "tick", "resize", "expect"],
-        [6, 20, 12, 1, 0.2, 2, 0.3, 3, 0.5, 1],
+        [
+            "submit",
+            "step",
+            "flush",
+            "die",
+            "unfit",
+            "cancel",
+            "shut",
+            "tick",
+            "resize",
+            "expect",
+            "abandon",
+        ],
+        [6, 20, 12, 1, 0.2, 2, 0.3, 3, 0.5, 1, 0.5],
     )[0]
     if move == "submit" and not (world.broken or world.done):
         first, world.submitted = world.submitted, world.submitted + rng.randint(1, 5)
@@ -63,6 +75,9 @@ def play(world, rng):
         task = rng.randrange(world.submitted)
         if not (world.ended[task] or world.broken or world.done):
             world.tell(_events.CancelAsked(task, world.now))
+    elif move == "abandon" and world.submitted:
+        stop = rng.randint(1, world.submitted)
+        world.tell(_events.Abandoned(rng.randrange(stop), stop, world.now))
     elif move == "shut":
         event = rng.choice([True, False, None])
         world.tell(

@@ -377,3 +377,43 @@ def test_who_was_interrupted_waiting_for_the_end_can_wait_for_it_again(tmp_path)
     pool.shutdown()
     assert not driver.thread.is_alive()
     assert future.result(timeout=0) == b"go"
+
+
+def test_of_an_abandoned_map_no_more_runs_than_had_been_claimed(tmp_path):
+    gate, ran = tmp_path / "gate", tmp_path / "ran"
+    os.mkfifo(gate)
+
+    def run(number):
+        with open(ran, "a") as file:
+            file.write("x")
+        if number == 1:
+            gate.read_bytes()
+        return number
+
+    with HookPoolExecutor(1) as pool:
+        results = pool.map(run, range(20_000))
+        assert next(results) == 0
+        wait_until(lambda: ran.stat().st_size > 1, 20)  # stuck in the second
+
+        results.close()
+
+        assert len(pool._driver._tasks) <= 2  # the third may have been claimed with the second
+        gate.write_bytes(b"go")
+        assert pool.submit(abs, -7).result(timeout=20) == 7
+    assert ran.stat().st_size <= 3
+
+
+def test_a_result_does_not_wait_for_the_next_task_that_was_sent_after_it(tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with HookPoolExecutor(1) as pool:
+        results = pool.map(lambda n: n and len(gate.read_bytes()), range(2))
+        release = threading.Timer(20, gate.write_bytes, [b"late"])
+        release.start()
+        try:
+            assert next(results) == 0
+            assert release.is_alive(), "it waited"
+        finally:
+            release.cancel()
+        gate.write_bytes(b"go")
+        assert next(results) == 2

@@ -93,7 +93,7 @@ def test_a_deadline_that_passes_abandons_the_rest(driver):
 
     with pytest.raises(TimeoutError):
         next(results)
-    assert driver.abandoned == [(0, 1, False), (1, 2, False)]
+    assert driver.abandoned == [(1, 2, False), (0, 1, False)]
 
 
 def test_what_has_arrived_is_given_even_after_the_deadline(driver):
@@ -131,6 +131,17 @@ def test_a_generator_closed_early_abandons(driver):
     results.close()
 
     assert {kill for _, _, kill in driver.abandoned} == {False}
+
+
+def test_the_last_items_are_abandoned_first(driver):
+    results = start(driver, range(1000))
+    driver.finish(0, 0)
+    next(results)
+    results.close()
+
+    firsts = [first for first, _, _ in driver.abandoned]
+    assert len(firsts) > 1
+    assert firsts == sorted(firsts, reverse=True)
 
 
 def test_values_that_arrive_together_come_one_by_one(driver):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hookpool._events import (
+    Abandoned,
     Break,
     Cancel,
     CancelAsked,
@@ -365,6 +366,44 @@ def test_a_sent_task_is_cancelled_only_if_its_claim_is_won():
     assert desk(TookBack(0, 1, 0.0))[0] == Cancel(Span(4, 5, 9))
     assert desk(CancelAsked(5, 0.0)) == [TakeBack(1, 1)]
     assert Cancel(Span(5, 6, 9)) not in desk(TookBack(1, 0, 0.0))
+
+
+def test_abandoned_tasks_are_cancelled_in_the_queue_all_at_once():
+    desk = Desk()
+    desk.submit(10)
+    desk.submit(10, group=9)
+    desk(CancelAsked(6, 0.0))
+
+    assert desk(Abandoned(4, 13, 0.0)) == [
+        Cancel(Span(4, 6, 0)),
+        Cancel(Span(7, 10, 0)),
+        Cancel(Span(10, 13, 9)),
+    ]
+    assert desk(Abandoned(4, 13, 0.0)) == []
+    sent = [span for action in desk.ready(0, 1) for span in action.spans]
+    assert sorted(task for span in sent for task in span.tasks()) == [0, 1, 2, 3]
+
+
+def test_abandoned_tasks_are_taken_back_with_what_is_behind_them_which_goes_elsewhere():
+    desk = two_idle_workers(max_workers=2)
+    desk.submit(6, group=9)  # 2 and 4 to worker 0, 3 and 5 to worker 1; 6 and 7 wait
+
+    assert desk(Abandoned(3, 5, 0.0)) == [TakeBack(0, 1), TakeBack(1, 2)]
+    # Worker 1 is not sent what waits before its answer is known: that would be taken for its tail.
+    assert desk(TookBack(0, 1, 0.0)) == [Cancel(Span(4, 5, 9))]
+    assert desk(TookBack(1, 1, 0.0)) == []
+    assert [a for a in desk.finish(1) if isinstance(a, Send)] == []
+    [send] = desk(Dropped(0, 1, 0.0))
+    assert send.worker == 0
+    assert send.spans[0] == Span(5, 6, 9)
+
+
+def test_what_is_abandoned_in_a_pool_that_has_ended_is_nobody_s():
+    desk = Desk()
+    desk.submit(2)
+    desk(TerminateAsked())
+
+    assert desk(Abandoned(0, 2, 0.0)) == []
 
 
 def test_the_task_a_worker_died_in_fails_and_what_it_had_not_claimed_goes_elsewhere():

@@ -67,12 +67,16 @@ class World:
         self.ran = Counter()
         self.ended = Counter()
         self.submitted = 0
+        #: To take-backs: as from the driver, they come when all that was decided has been done.
+        self.answers = deque()
         self.done = self.broken = False
 
     def tell(self, event):
         for action in self.scheduler.handle(event):
             self.perform(action)
         self.scheduler.check()
+        while self.answers:
+            self.tell(self.answers.popleft())
 
     def submit(self, task, group):
         """One task, by the shorter way if there is one for it."""
@@ -105,7 +109,7 @@ class World:
                 target = self.workers[worker]
                 won = min(tasks, target.claims)
                 target.claims -= won
-                self.tell(s.TookBack(worker, won, self.now))
+                self.answers.append(s.TookBack(worker, won, self.now))
             case s.Retire(worker):
                 self.workers[worker].retiring = True
             case s.Fail(span) | s.Cancel(span):
@@ -235,6 +239,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not world.ended[task]:
             claimed = any(worker.has_claimed(task) for worker in world.workers.values())
             assert world.ran[task] or claimed or not world.scheduler.config.claims
+
+    @precondition(lambda self: self.world.submitted)
+    @rule(data=st.data())
+    def abandon(self, data):
+        world = self.world
+        stop = data.draw(st.integers(1, world.submitted))
+        tasks = range(data.draw(st.integers(0, stop - 1)), stop)
+        before = sum(world.ran.values())
+        world.tell(s.Abandoned(tasks.start, tasks.stop, world.now))
+        assert sum(world.ran.values()) == before
+        for task in tasks if world.scheduler.config.claims else ():
+            claimed = any(worker.has_claimed(task) for worker in world.workers.values())
+            assert world.ended[task] or world.ran[task] or claimed
 
     @rule(cancel=st.booleans())
     def shut_down(self, cancel):
