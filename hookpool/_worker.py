@@ -34,6 +34,7 @@ from time import perf_counter, sleep
 from hookpool import _rebuild, _wire, reduction
 from hookpool._buffers import THRESHOLD, Exchange, Lender, Parcel, is_borrowed, loads
 from hookpool._claims import Doing
+from hookpool._ending import end_in_order
 from hookpool._lifeline import die_with_parent
 from hookpool._link import Link
 from hookpool._plain import FIXED, is_plain
@@ -137,6 +138,7 @@ def main(link: Link, start: Start) -> None:
         start: the initializer and its like.
     """
     die_with_parent()
+    end_in_order()
     # Ctrl-C reaches the whole terminal, but what it means for the pool is the owner's decision.
     # A handler that does nothing and not SIG_IGN: children inherit an ignored signal.
     signal.signal(signal.SIGINT, _do_nothing)
@@ -196,8 +198,7 @@ class _Values:
 
     def leads_to(self, task: int, function: int) -> bool:
         """Whether what this task returns can go with them; not for ever: what is sent is kept."""
-        is_next = self.function == function and self.first + len(self.items) == task
-        return is_next and not self.sent
+        return self.function == function and not self.sent and self.first + len(self.items) == task
 
     def frame(self) -> list[_wire.Buffer]:
         """What has not left yet."""
@@ -454,8 +455,7 @@ class _Worker:
         if _is_copy:
             os._exit(1)  # a child the task forked came back here: it must not speak for us
 
-    def _drop(self, here: int) -> None:
-        # All here was taken back: had the owner won some, those before would have their claims.
+    def _drop(self, here: int) -> None:  # all: claims are won from the tail
         self._claims.words[1] = Doing.NOTHING
         dropped = here + sum(run.tasks for run in self._queue)
         for run in self._queue:

@@ -74,6 +74,9 @@ class HookProcess(BaseProcess):
     def _after_fork() -> None:
         # Also called in the child of a plain `multiprocessing.Process`, where we are the default.
         BaseProcess._after_fork()  # type: ignore[attr-defined]
+        from hookpool._ending import end_in_order
+
+        end_in_order()
         if multiprocessing.current_process().daemon:
             from hookpool._lifeline import die_with_parent
 

@@ -320,14 +320,20 @@ class HookPoolExecutor(Executor):
 
     # -- ending -----------------------------------------------------------------------------
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, kill_workers: bool = False
+    ) -> None:
         """Take no more calls and end the workers when the pending ones are done.
 
         Args:
             wait: return only when nothing of the pool is left.
             cancel_futures: cancel what no worker has started.
+            kill_workers: as with loky, end the workers at once, by SIGKILL; pending futures are
+                cancelled, running ones fail with `PoolTerminated`.
         """
-        self._driver.shut_down(cancel_futures)
+        self._driver.shut_down(cancel_futures or kill_workers)
+        if kill_workers:
+            self._driver.terminate(_desk.kill)
         if wait:
             self._driver.join()
 

@@ -24,7 +24,7 @@ import pytest
 import hookpool
 from hookpool import errors
 from hookpool.executor import HookPoolExecutor, get_reusable_executor
-from tests.helpers import run_as, wait_until
+from tests.helpers import run_as, run_python, wait_until
 
 CONTEXTS = ["hookpool", "spawn", "forkserver", "fork"]
 
@@ -544,6 +544,29 @@ def test_a_pool_left_open_in_a_worker_does_not_hold_up_the_end():
         assert pool.submit(leave_open).result() == 1
 
 
+LEFT_OPEN = """
+import concurrent.futures, multiprocessing, sys
+from hookpool import HookPoolExecutor
+
+def leave_open():
+    global left_open
+    left_open = concurrent.futures.ProcessPoolExecutor(1)
+    return left_open.submit(abs, -1).result()
+
+with HookPoolExecutor(1, mp_context=multiprocessing.get_context(sys.argv[1])) as pool:
+    assert pool.submit(leave_open).result() == 1
+process = multiprocessing.get_context("hookpool").Process(target=leave_open)
+process.start()
+process.join()
+assert process.exitcode == 0
+"""
+
+
+@pytest.mark.parametrize("method", ["hookpool", "spawn", "fork"])
+def test_nor_does_one_of_the_standard_library(method):
+    run_python("-c", LEFT_OPEN, method, timeout=20)
+
+
 def test_pools_in_pools_without_end_are_an_error():
     def deeper(n):
         with HookPoolExecutor(1) as inner:
@@ -687,6 +710,22 @@ def test_ending_the_workers_ends_everything(tmp_path, end):
     assert pool._processes == {}
     with pytest.raises((BrokenProcessPool, RuntimeError)):
         pool.submit(abs, 1)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_shutdown_kills_workers_where_it_is_asked_to_as_loky_s_does(wait, tmp_path):
+    wait_here, _ = gate(tmp_path)
+    pool = HookPoolExecutor(1)
+    running = pool.submit(wait_here)
+    wait_until(running.running, 20)
+    pending = pool.submit(abs, 1)
+
+    pool.shutdown(wait=wait, kill_workers=True)
+
+    assert isinstance(running.exception(timeout=20), BrokenProcessPool)
+    assert pending.cancelled()
+    pool.shutdown()
+    assert pool._processes == {}
 
 
 def test_ctrl_c_inside_the_with_block_does_not_wait(tmp_path):

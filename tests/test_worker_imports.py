@@ -23,6 +23,7 @@ NEEDED = {
     "hookpool._classes",
     "hookpool._code",
     "hookpool._containers",
+    "hookpool._ending",
     "hookpool._exceptions",
     "hookpool._functions",
     "hookpool._handle",
