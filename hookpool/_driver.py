@@ -95,21 +95,55 @@ class Driver(Reader):
         with self._opening:
             if self.thread is not None:
                 return
+            _register_exit()
             if self._scheduler.config.claims and self._board is None:
                 self._board = Board()  # the first, since it may fail and be tried again
             self._poller = Poller()
-            self._alarm = Alarm()
-            self._ledger.forgotten.wake = self._note_release
-            self._poller.watch(self._alarm.fd, None)
             _living.add(self)
-            _register_exit()
-            if self._scheduler.config.all_at_once:
-                # The workers are forked from here, so no thread may run yet.
-                with self._lock, self._transition:
-                    self._tell(_events.Tick(monotonic()))
-                self._do_chores()
-            self.thread = threading.Thread(target=self._run, name="hookpool-driver")
-            self.thread.start()
+            try:
+                self._alarm = Alarm()
+                self._poller.watch(self._alarm.fd, None)
+                if self._scheduler.config.all_at_once:
+                    # The workers are forked from here, so no thread may run yet.
+                    with self._lock, self._transition:
+                        self._tell(_events.Tick(monotonic()))
+                    self._do_chores()
+                self._ledger.forgotten.wake = self._note_release
+                self._start_thread()
+            except BaseException:
+                self._undo_open()
+                raise
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name="hookpool-driver")
+        runs = True
+        try:
+            thread.start()
+        except Exception:  # of an interrupt it is not known: it most likely runs
+            runs = False
+            raise
+        finally:
+            if runs:  # nobody may count on a thread that could not be started
+                self.thread = thread
+
+    def _undo_open(self) -> None:
+        """Nothing is left of the attempt, and there may be another; but workers cannot go back."""
+        if self.thread is not None:
+            return  # an interrupt when all was done
+        _living.discard(self)
+        if self._workers:
+            self.broken = errors.InternalError("the pool has workers, but no thread for itself")
+        for worker in list(self._workers.values()):
+            kill(worker.process)
+            worker.process.join(KILL_AFTER)
+            worker.close()
+        self._workers.clear()
+        assert self._poller is not None
+        self._poller.close()
+        if self._board is not None:
+            self._board.close()
+        self._alarm = self._poller = self._board = None
+        self._ledger.forgotten.__dict__.pop("wake", None)
 
     def _close(self) -> None:
         _living.discard(self)
@@ -144,6 +178,7 @@ class Driver(Reader):
 
     def _run(self) -> None:
         self._thread_ident = get_ident()
+        self.thread = threading.current_thread()
         try:
             while not self._ended():
                 self._wait()
@@ -453,13 +488,22 @@ _exit_registered = False
 
 def _register_exit() -> None:
     global _exit_registered
+    if _desk.exiting:
+        raise _too_late()
     if not _exit_registered:
-        _exit_registered = True
         # Before the interpreter joins its threads, as `concurrent.futures` does it: pending work
         # is finished, and the thread that does that is told to end.  (`atexit` comes too late.)
-        threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+        try:
+            threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+        except RuntimeError:
+            raise _too_late() from None
+        _exit_registered = True
         # A child of multiprocessing joins its own children before that: so earlier still, there.
         util.Finalize(None, _finish_all, exitpriority=100)
+
+
+def _too_late() -> RuntimeError:
+    return RuntimeError("cannot schedule new futures after interpreter shutdown")
 
 
 def _finish_all() -> None:

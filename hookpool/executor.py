@@ -67,6 +67,8 @@ def _import_engine() -> None:
     """
     global Driver, Form, HookFuture, Ledger, Lender, Map, Task, repeats_in
     global _desk, _events, _scheduler, _worker, errors
+    if getattr(threading, "_SHUTTING_DOWN", False):  # what is imported would say it otherwise
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
     from hookpool import _desk, _events, _scheduler, _worker, errors
     from hookpool._buffers import Lender
     from hookpool._definitions import Ledger

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import linecache
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from hookpool import _driver, errors
 from hookpool._future import HookFuture
 from hookpool._task import Values
 from hookpool.executor import HookPoolExecutor
-from tests.helpers import wait_until
+from tests.helpers import run_python, wait_until
 
 OURS = f"{os.sep}hookpool{os.sep}"
 
@@ -377,6 +378,50 @@ def test_who_was_interrupted_waiting_for_the_end_can_wait_for_it_again(tmp_path)
     pool.shutdown()
     assert not driver.thread.is_alive()
     assert future.result(timeout=0) == b"go"
+
+
+@pytest.mark.parametrize("method", ["hookpool", "fork"])
+def test_a_pool_whose_thread_cannot_be_started_has_nothing_of_it(method, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    pool = HookPoolExecutor(1, mp_context=multiprocessing.get_context(method))
+    fds = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.submit(abs, -1)
+
+    driver = pool._driver
+    assert driver.thread is None
+    assert driver not in _driver._living
+    assert len(os.listdir("/proc/self/fd")) <= fds
+    if method == "fork":  # its workers are gone
+        assert isinstance(driver.broken, errors.InternalError)
+    else:
+        assert pool.submit(abs, -1).result(timeout=20) == 1
+    pool.shutdown()
+
+
+TOO_LATE = """
+import threading
+from hookpool import HookPoolExecutor
+{before}
+def late():
+    threading.main_thread().join()
+    try:
+        HookPoolExecutor(1).submit(abs, -1)
+    except RuntimeError as error:
+        print(error)
+
+threading.Thread(target=late).start()
+"""
+
+
+@pytest.mark.parametrize("before", ["", "HookPoolExecutor(1).submit(abs, 1)"])
+def test_a_pool_after_the_end_of_the_main_thread_is_refused_as_elsewhere(before):
+    said = run_python("-c", TOO_LATE.replace("{before}", before), timeout=20)
+    assert said == "cannot schedule new futures after interpreter shutdown\n"
 
 
 def test_of_an_abandoned_map_no_more_runs_than_had_been_claimed(tmp_path):

@@ -182,14 +182,14 @@ def test_a_server_out_of_descriptors_says_so() -> None:
 OUT_OF_DESCRIPTORS = """
 import errno, os, resource
 from multiprocessing import connection
+from hookpool import _launch
 from tests.launching import Process, ended, nothing
 
-hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
 process = Process(target=nothing)
 process.start()
 assert ended(process) == 0
-resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.prlimit(_launch.server_pid(), resource.RLIMIT_NOFILE, (40, hard))
 ends = [end for _ in range(50) for end in connection.Pipe(duplex=False)]
 try:
     Process(target=print, args=(ends,)).start()
