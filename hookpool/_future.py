@@ -21,7 +21,7 @@ from concurrent.futures._base import LOGGER
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Protocol, TypeVar
+    from typing import Any, NoReturn, Protocol, TypeVar
 
     T = TypeVar("T")
 
@@ -103,6 +103,12 @@ class HookFuture(Future["T"]):
     def __init__(self, pool: Pool) -> None:
         # Not `super().__init__`: what that makes is made late, or never.
         self._pool = pool
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} stays in the process whose pool it belongs to: wait for its "
+            "result() there and pass that"
+        )
 
     def cancel(self) -> bool:
         """Cancel the call if no worker has claimed it.

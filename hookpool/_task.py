@@ -162,8 +162,11 @@ def describe(work: Work) -> str:
 
 def name_of(function: object) -> str:
     """A function's name and, where it has code, where that stands."""
-    name = getattr(function, "__qualname__", None) or repr(function)
-    code = getattr(function, "__code__", None)
+    try:
+        name = getattr(function, "__qualname__", None) or repr(function)
+        code = getattr(function, "__code__", None)
+    except Exception:  # noqa: BLE001 - whatever a user's __getattr__ or __repr__ raises
+        return f"<{type(function).__qualname__} object>"
     where = f" at {os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code else ""
     return f"{name}{where}"
 

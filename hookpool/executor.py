@@ -17,6 +17,7 @@ does no I/O (`_driver`).  Any thread may call anything here.
 from __future__ import annotations
 
 import multiprocessing
+import operator
 import os
 import sys
 import threading
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
-    from typing import Any, Literal, ParamSpec, TypeVar
+    from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
     # For the type checker; `_import_engine` binds these names.
     from hookpool import _desk, _events, _scheduler, _worker, errors
@@ -116,7 +117,8 @@ class HookPoolExecutor(Executor):
         ValueError: `max_workers` or `max_tasks_per_child` is not positive, or too large here, or
             `max_tasks_per_child` is used with a context that forks; `shared_memory` is negative or
             `large` is not positive.
-        TypeError: `initializer` cannot be called or `max_tasks_per_child` is not an integer.
+        TypeError: `initializer` cannot be called; `max_workers` or `max_tasks_per_child` is not an
+            integer.
         NestedTooDeep: this process is itself in a pool in a pool ... ten deep.
 
     Example:
@@ -376,6 +378,12 @@ class HookPoolExecutor(Executor):
             raise
         return False
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} stays in the process that made it: submit functions to it "
+            "and pass them arguments, or make a pool in the worker"
+        )
+
     # -- what other libraries look at -------------------------------------------------------
 
     @property
@@ -397,7 +405,10 @@ class HookPoolExecutor(Executor):
 
 def _group(fn: object) -> int:
     """Calls of one function are expected to last equally long, whatever object carries it."""
-    return id(getattr(fn, "__code__", None) or type(fn))
+    try:
+        return id(getattr(fn, "__code__", None) or type(fn))
+    except Exception:  # noqa: BLE001 - whatever a user's __getattr__ raises
+        return id(type(fn))
 
 
 def _terminate(process: BaseProcess) -> None:
@@ -408,6 +419,7 @@ def _checked_workers(max_workers: int | None) -> int:
     if max_workers is None:
         workers = cpu_count()
         return min(workers, _MOST_WORKERS_WINDOWS) if sys.platform == "win32" else workers
+    max_workers = operator.index(max_workers)
     if max_workers <= 0:
         raise ValueError("max_workers must be greater than 0")
     if sys.platform == "win32" and max_workers > _MOST_WORKERS_WINDOWS:

@@ -1088,3 +1088,43 @@ def test_no_task_waits_behind_a_long_one_where_another_worker_is_idle(tmp_path):
         go.touch()
 
         assert list(results) == list(range(20))
+
+
+# -- what is not what it should be ---------------------------------------------------------------
+
+
+def test_pools_and_futures_say_why_they_stay_where_they_are(pool):
+    future = pool.submit(abs, -1)
+    future.result(timeout=20)
+
+    with pytest.raises(TypeError, match=r"HookPoolExecutor stays in the process .* make a pool"):
+        pickle.dumps(pool)
+    with pytest.raises(TypeError, match=r"HookFuture stays in the process .* wait for its result"):
+        pickle.dumps(future)
+    error = pool.submit(abs, pool).exception(timeout=20)
+    assert "a HookPoolExecutor stays in the process that made it" in str(error)
+
+
+@pytest.mark.parametrize("workers", [2.5, "2", 2.0])
+def test_a_number_of_workers_is_an_integer(workers):
+    with pytest.raises(TypeError):
+        HookPoolExecutor(workers)
+
+
+class Sealed:
+    """Has nothing but what the class has, and says so in its own way."""
+
+    def __call__(self, x):
+        return os._exit(3) if x is None else x + 1
+
+    def __getattr__(self, name):
+        if name.startswith("__") and name not in ("__code__", "__qualname__"):
+            raise AttributeError(name)
+        raise LookupError(name)
+
+
+def test_a_callable_that_raises_what_it_likes_for_an_attribute_is_called(pool):
+    assert pool.submit(Sealed(), 1).result(timeout=20) == 2
+    assert list(pool.map(Sealed(), [1, 2], timeout=20)) == [2, 3]
+    assert "<Sealed object>" in str(pool.submit(Sealed(), None).exception(timeout=20))
+    assert pool.submit(abs, -1).result(timeout=20) == 1
