@@ -405,6 +405,20 @@ class InheritedFd:
         return _inherited[self._index]
 
 
+class _Nothing:
+    """In the place of a loader, which the repr of a module quotes, which an unpickler does.
+
+    "Can't get attribute 'work' on <module '__main__'>" leaves one wondering.
+    """
+
+    def __repr__(self) -> str:
+        return (
+            "empty in a process that hookpool started: it sends by value what is defined there, "
+            "and something else has pickled this by reference; use HookPoolExecutor, or the Pool, "
+            "Process and Queue of multiprocessing"
+        )
+
+
 def enter_child() -> None:
     from hookpool import _rebuild  # not for the owner, which starts a server first
 
@@ -412,6 +426,7 @@ def enter_child() -> None:
     # and not the command line that started this interpreter either.
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
+    main.__loader__ = _Nothing()  # type: ignore[assignment]
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     _rebuild.enter_worker()
 

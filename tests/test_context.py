@@ -761,3 +761,28 @@ loader = DataLoader(
 )
 print([batch.tolist() for batch in loader])
 """
+
+
+BY_REFERENCE = """
+import multiprocessing, os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+import hookpool
+
+def double(x):
+    return 2 * x
+
+multiprocessing.set_start_method("hookpool")
+os.dup2(1, 2)  # where the child says it
+with ProcessPoolExecutor(1) as pool:
+    try:
+        pool.submit(double, 4).result()
+    except BrokenProcessPool:
+        pass
+"""
+
+
+def test_what_somebody_else_pickled_by_reference_is_missed_with_a_reason():
+    said = run_python("-c", BY_REFERENCE)
+    assert "Can't get attribute 'double' on <module '__main__' (empty in a process" in said
+    assert "use HookPoolExecutor" in said
