@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from hookpool._annotations import is_of_types, read
 from hookpool._cures import cure_of
 
 __all__ = ["explain", "explain_parts"]
@@ -317,14 +316,6 @@ def _parts_of_function(fn: types.FunctionType) -> Iterator[_Branch]:
     yield _branch(
         (_Step(f"annotation of {key!r} in {name}"), value)
         for key, value in fn.__annotations__.items()
-        if type(value) is not str
-    )
-    yield _branch(
-        (_Step(f"{var!r} in the annotation of {key!r} in {name}"), fn.__globals__[var])
-        for key, text in fn.__annotations__.items()
-        if type(text) is str
-        for var in (*read(text).names, *read(text).values)
-        if var in fn.__globals__ and (var in read(text).values or is_of_types(fn.__globals__[var]))
     )
 
 

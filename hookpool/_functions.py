@@ -19,7 +19,7 @@ from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
 from hookpool._importable import function_home, is_importable, is_module_importable
 from hookpool._objects import PLACES, explicit_home
 from hookpool._plain import ATOMS
-from hookpool._type_forms import with_annotated
+from hookpool._type_forms import travels, with_annotated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -393,6 +393,17 @@ class _State:
         if names:
             space = fn.__globals__
             captured = {name: space[name] for name in names if name in space}
+            if names is not known.names and not pickler.is_stamping:
+                # What only annotations name is no reason to fail.  Not in `_whole`: all of that
+                # is seen to travel.
+                names = tuple(
+                    [
+                        name
+                        for at, name in enumerate(names)
+                        if at < len(known.names) or travels(pickler, space.get(name))
+                    ]
+                )
+                captured = {name: space[name] for name in names if name in space}
             stamps = pickler.stamps_of(fn, names, captured)
             if captured and stamps is not pickler.no_globals:
                 self.captured, self.stamps = captured, stamps or None

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from types import FunctionType
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 
 from hookpool import _annotations, _classes, _rebuild
 from hookpool import _rebuild_objects as there
 from hookpool._importable import is_importable, is_module_importable
+from hookpool._plain import ATOMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,6 +108,67 @@ def _may_be_part(value: Any) -> bool:
     if type(value) is FunctionType:  # as in `x: conint(gt=1)`
         return is_importable(value)
     return _annotations.is_of_types(value)
+
+
+def travels(pickler: Any, value: Any) -> bool:
+    """Whether what only an annotation names can travel: if not, the function goes without it."""
+    if id(value) in pickler.met or not _is_doubtful(value):
+        return True
+    # Of the outermost dump and all trials inside it.  In the trial of what leads back to it, it is
+    # left out, and with it the reason why that might fail.
+    verdicts = pickler.met.setdefault(_VERDICTS, {})
+    known = verdicts.get(id(value))
+    if known is None:
+        verdicts[id(value)] = value, False
+        known = verdicts[id(value)] = value, pickler.can_carry(value, {_VERDICTS: verdicts})
+    verdict: bool = known[1]
+    return verdict
+
+
+_VERDICTS = -4  # no object has this id
+
+
+def _is_doubtful(value: Any) -> bool:
+    """Whether a type holds more than code: to try each one would take as long as to pickle it."""
+    kind = type(value)
+    if id(kind) in ATOMS:
+        return False
+    if issubclass(kind, type):
+        return any(map(_holds_more, value.__mro__))
+    if kind is FunctionType:
+        return not is_importable(value)
+    if issubclass(kind, ModuleType):
+        name = value.__name__
+        return sys.modules.get(name) is not value or not is_module_importable(name)
+    if _annotations.is_of_types(value):
+        parts = [getattr(value, name, None) for name in ("__origin__", "__bound__")]
+        return any(map(_is_doubtful, (*parts, *getattr(value, "__args__", ()))))
+    return True
+
+
+def _holds_more(cls: Any) -> bool:
+    if not cls.__flags__ & _classes.HEAP:
+        return False
+    own = _classes.dict_of(cls).copy()
+    if _HARMLESS.issuperset(map(id, map(type, own.values()))):
+        return False
+    more = [name for name, value in own.items() if id(type(value)) not in _HARMLESS]
+    return any(not name.startswith("__") for name in more) and not is_importable(cls)
+
+
+_HARMLESS = ATOMS | set(
+    map(
+        id,
+        (
+            FunctionType,
+            GetSetDescriptorType,
+            MemberDescriptorType,
+            classmethod,
+            property,
+            staticmethod,
+        ),
+    )
+)
 
 
 def reduce_new_type(_: Any, new_type: Any) -> Any:
