@@ -564,7 +564,7 @@ def raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
         raise CannotPickleNow(story) from error
     if is_refusal or type(error) in _LIKE_REFUSALS:
         raise errors.cannot_pickle(story, error) from error
-    # Of a type that its owner wants to catch, and nobody else may know how to make.
+    # Of a type that somebody may want to catch.
     has_path = story != str(error) and not story.startswith("pickling this ")
     if has_path and story not in getattr(error, "__notes__", ()):
         error.add_note(story)
@@ -573,16 +573,20 @@ def raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
 
 def _comes_again(error: Exception, parts: Mapping[str, Any]) -> bool:
     """Whether it is about an object: not about a file that takes no more, nor the memory."""
-    if isinstance(error, MemoryError):
+    kind = type(error)
+    if kind.__module__ != "builtins" or issubclass(kind, _NOT_TO_TRY_AGAIN):
         return False
     try:
         _probe(SimpleNamespace(parts=list(parts.values())))
     except Exception as again:  # noqa: BLE001 - whatever a user's __reduce__ raises
-        return type(again) is type(error)
+        return type(again) is kind
     return False
 
 
 _EXPLAINED = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
+# Somebody has had enough, perhaps in the handler of a signal; so may those have who raise errors
+# of their own, as libraries that limit time do.
+_NOT_TO_TRY_AGAIN = (MemoryError, TimeoutError, InterruptedError)
 # What a `__reduce__` raises that means to refuse; there are errors that are these as well.
 _LIKE_REFUSALS = frozenset({ValueError, KeyError, NotImplementedError})
 # What multiprocessing says of its locks and queues; there is no class of error for it.

@@ -422,7 +422,7 @@ def test_a_refusal_of_a_reducer_names_the_path_and_can_be_caught_both_ways(kind:
         assert type(info.value.__cause__) is kind
 
 
-@pytest.mark.parametrize("error", [Odd(1, 2), ZeroDivisionError("zero"), OSError(5, "why")])
+@pytest.mark.parametrize("error", [ZeroDivisionError("zero"), OSError(5, "why")])
 def test_another_error_of_a_reducer_is_raised_as_it_is_with_the_path_as_a_note(error: Any) -> None:
     for _ in range(2):
         with pytest.raises(type(error)) as caught:
@@ -432,12 +432,22 @@ def test_another_error_of_a_reducer_is_raised_as_it_is_with_the_path_as_a_note(e
         assert note.startswith("object.lock[1]: pickling this Raising raised")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SystemExit()])
-def test_what_is_not_about_the_object_is_raised_as_it_is(error: Any) -> None:
+@pytest.mark.parametrize(
+    "error", [MemoryError(), KeyboardInterrupt(), SystemExit(), TimeoutError(), Odd(1, 2)]
+)
+def test_what_may_not_be_about_the_object_is_raised_as_it_is_after_one_try(error: Any) -> None:
+    tried = []
+
+    class Late(Raising):
+        def __reduce__(self) -> Any:
+            tried.append(1)
+            return super().__reduce__()
+
     with pytest.raises(type(error)) as caught:
-        dumps([Raising(error)])
+        dumps([Late(error)])
     assert caught.value is error
     assert not hasattr(error, "__notes__")
+    assert len(tried) == 1
 
 
 def test_a_file_that_takes_no_more_is_no_fault_of_the_object() -> None:
