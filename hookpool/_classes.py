@@ -545,13 +545,23 @@ def way_of(kind: Any) -> tuple[Any, bool] | None:
     if kind.__dictoffset__ != 0 or type(kind.__getattribute__) is not WrapperDescriptorType:
         return None
     for name, with_protocol in (("__reduce_ex__", True), ("__reduce__", False)):
-        # As it was written: `getattr` would take a staticmethod's wrapper off.
-        way = next(own[name] for own in map(dict_of, kind.__mro__) if name in own)
+        way = getattr(kind, name)
         if way is not getattr(object, name):
+            if type(way) is FunctionType and _is_static(kind, name):
+                return None
             return (way, with_protocol) if type(way) in _PLAIN_FUNCTIONS else None
     # A type written in C may look elsewhere for what it lacks, as weak proxies do.
     is_common = kind.__getattribute__ is object.__getattribute__
     return (object.__reduce_ex__, True) if is_common else None
+
+
+def _is_static(kind: Any, name: str) -> bool:
+    """Whether what a class has under a name was written with a wrapper that is taken off."""
+    for one in kind.__mro__:
+        own = dict_of(one)
+        if name in own:
+            return type(own[name]) is staticmethod
+    return False
 
 
 _PLAIN_FUNCTIONS = (FunctionType, MethodDescriptorType)
