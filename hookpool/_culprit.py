@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+from hookpool._annotations import evaluated
 from hookpool._cures import cure_of
 
 __all__ = ["explain", "explain_parts"]
@@ -360,6 +361,14 @@ def _parts_of_class(cls: type) -> Iterator[_Branch]:
         for key, value in vars(cls).items()
         if key not in _UNINTERESTING and not isinstance(value, _DESCRIPTORS)
     )
+    module, annotations = sys.modules.get(cls.__module__), vars(cls).get("__annotations__")
+    if module is not None and type(annotations) is dict:
+        space, own = vars(module), dict(vars(cls))
+        yield _branch(
+            (_Step(f"annotation of {key!r} in class {name}"), evaluated(text, space, own))
+            for key, text in annotations.items()
+            if type(text) is str
+        )
 
 
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)

@@ -173,6 +173,7 @@ class _ByValue(Watch):
         return (
             fn.__code__ is self._code
             and fn.__defaults__ is self._defaults
+            and fn.__doc__ is self._look[_DOC]  # another one may compare as it likes
             and _look(fn) == self._look
             and space.get("__name__") is self._module
             and space.get("__package__") is self._package

@@ -193,3 +193,20 @@ def probe(): return f
     assert "Maybe" not in fn.__globals__
     table = fn.__globals__["Table"]
     assert typing.get_type_hints(table.of, None, {"Service": int})["y"] is table
+
+
+def test_the_way_to_what_cannot_travel_leads_through_the_annotations_of_a_class(
+    program: Program,
+) -> None:
+    probe = program(
+        """
+import threading
+class Service: lock = threading.Lock()
+Service.lock.acquire()
+class Job: service: typing.Optional[Service]
+def probe(): return Job
+"""
+    )
+    way = r"annotation of 'service' in class Job -> .*attribute 'lock' of class Service: .* held"
+    with pytest.raises(pickle.PicklingError, match=way):
+        reduction.dumps(probe())

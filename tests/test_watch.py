@@ -11,6 +11,7 @@ import types
 import weakref
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -91,6 +92,15 @@ def _empty_cell(made: Any) -> None:
     del made.counted.__closure__[0].cell_contents
 
 
+class Undecided:
+    """Compares as an array does."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 #: The function, and what is done to it or to what it captures.
 CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "a global": ("scaled", lambda made: setattr(made, "factor", 3)),
@@ -105,6 +115,14 @@ CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "a keyword default": ("scaled", lambda made: setattr(made.scaled, "__kwdefaults__", {"y": 1})),
     "an attribute": ("scaled", lambda made: setattr(made.scaled, "mark", 1)),
     "the code": ("scaled", lambda made: setattr(made.scaled, "__code__", made.named.__code__)),
+    "the text, to something that equals all": (
+        "scaled",
+        lambda made: setattr(made.scaled, "__doc__", mock.ANY),
+    ),
+    "the text, to something that cannot be compared": (
+        "scaled",
+        lambda made: setattr(made.scaled, "__doc__", Undecided()),
+    ),
     "the text": ("scaled", lambda made: setattr(made.scaled, "__doc__", "text")),
     "the name": ("scaled", lambda made: setattr(made.scaled, "__name__", "other")),
     "the qualified name": ("scaled", lambda made: setattr(made.scaled, "__qualname__", "other")),
