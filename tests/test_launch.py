@@ -223,6 +223,9 @@ remove()
 server = _launch.server_pid()
 assert in_child(where) == (*where()[:2], fds), "as if started now"
 assert _launch.server_pid() == server
+"""
+
+REMOVED_FROM_THE_START = """
 _launch.stop()
 remove()
 assert in_child(where)[:2] == where()[:2], "also where the server starts there"
@@ -234,9 +237,24 @@ def test_a_working_directory_that_has_been_removed_is_where_children_are() -> No
     run_python("-c", REMOVED_DIRECTORY)
 
 
-def test_a_spawned_child_is_in_the_removed_directory_as_well() -> None:
+@pytest.fixture
+def starts_anywhere(tmp_path: Path) -> None:
+    """CPython 3.13.0 cannot import `socket` where the working directory has been removed."""
+    program = "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]);"
+    program += "os.execl(sys.executable, sys.executable, '-c', 'import socket')"
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    if subprocess.run([sys.executable, "-c", program, folder], capture_output=True).returncode:
+        pytest.skip("this interpreter does not start in a directory that has been removed")
+
+
+def test_it_is_also_where_a_server_is_started(starts_anywhere: None) -> None:
+    run_python("-c", REMOVED_DIRECTORY + REMOVED_FROM_THE_START)
+
+
+def test_a_spawned_child_is_in_the_removed_directory_as_well(starts_anywhere: None) -> None:
     source = REMOVED_DIRECTORY.replace("*_, fds", "_launch.HAVE_FORK_SERVER = False\n*_, fds")
-    run_python("-c", source)
+    run_python("-c", source + REMOVED_FROM_THE_START)
 
 
 STANDING = """
