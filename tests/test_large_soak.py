@@ -220,7 +220,7 @@ def soak(seconds: float) -> Counter[str]:
         assert not failures, (SEED, done, failures)
         lender = pool._driver._lender
         # Also what the workers keep goes: with them.
-        pool._end(lambda process: process.terminate())
+        pool._driver.end(lambda process: process.terminate())
         assert not lender.held, (SEED, done)
     after = held()
     assert after[:2] == before[:2], (SEED, before, after)
