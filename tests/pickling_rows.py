@@ -498,7 +498,7 @@ class H:
     def __init__(self, k): self.k = k; H.known[self] = k
     def __hash__(self): return hash(self.k)
     def __eq__(self, other): return self.k == other.k
-H('a')
+for letter in "abcdefghijklmnopqrstuvwxyz": H(letter)  # one alone might be found by luck
 def probe(): return [(H.known.get(one), one in H.known) for one in list(H.known)]
 """,
     ),
