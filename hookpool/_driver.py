@@ -488,7 +488,7 @@ _exit_registered = False
 
 def _register_exit() -> None:
     global _exit_registered
-    if _desk.exiting:
+    if getattr(threading, "_SHUTTING_DOWN", False):
         raise _too_late()
     if not _exit_registered:
         # Before the interpreter joins its threads, as `concurrent.futures` does it: pending work

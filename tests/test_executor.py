@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -183,6 +184,7 @@ def test_whatever_a_task_raises_is_in_the_future_and_the_worker_lives(pool, kind
     def fails():
         raise kind(3)
 
+    pool.submit(abs, 1).result()
     before = set(pool._processes)
 
     assert type(pool.submit(fails).exception()) is kind
@@ -1128,3 +1130,17 @@ def test_a_callable_that_raises_what_it_likes_for_an_attribute_is_called(pool):
     assert list(pool.map(Sealed(), [1, 2], timeout=20)) == [2, 3]
     assert "<Sealed object>" in str(pool.submit(Sealed(), None).exception(timeout=20))
     assert pool.submit(abs, -1).result(timeout=20) == 1
+
+
+def test_a_pool_can_be_made_after_multiprocessing_has_run_its_finalizers():
+    """As test suites do between two modules; it is not the end of the program."""
+    code = """
+    from multiprocessing import util
+    from hookpool import HookPoolExecutor
+    with HookPoolExecutor(1) as pool:
+        assert pool.submit(abs, -1).result() == 1
+    util._run_finalizers()
+    with HookPoolExecutor(1) as pool:
+        assert pool.submit(abs, -1).result() == 1
+    """
+    run_python("-c", textwrap.dedent(code))
