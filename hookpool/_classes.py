@@ -10,7 +10,6 @@ Knows nothing of picklers: it gives reduce tuples.  Any thread may call it.
 from __future__ import annotations
 
 import binascii
-import contextlib
 import copyreg
 import gc
 import itertools
@@ -55,12 +54,11 @@ NOT_COPIED = frozenset({"__module__", "__dict__", "__weakref__", "_abc_impl", "_
 class _Record(Record):
     """What a class was when it was looked at.
 
-    Invariants: `seen` are the ids of what the attributes `names` were and of more that belongs to
-    them, which `parts` has by attribute; `kept` holds or watches all of these, as far as it can,
-    so that an id is not used again without `stale` having the attribute's name.
+    Invariants: `seen` are the ids of what `_looked_at` found, one after the other; `parts` are the
+    same by attribute; `kept` holds or watches all of it, as far as it can, so that an id is not
+    used again without `stale` having the attribute's name.
     """
 
-    names: tuple[str, ...] = ()
     seen: tuple[int, ...] = ()
     parts: Mapping[str, list[int]] = {}
     kept: tuple[object, ...] = ()
@@ -86,10 +84,11 @@ class _Own(_rebuild.Identity):
         while True:
             record, version, versions = self.record, self.version, self.versions
             own = dict(dict_of(cls))  # in one step: another thread may be changing it
-            names, seen = tuple(own), tuple(map(id, _looked_at(cls, own)))
-            if seen == record.seen and names == record.names and not record.stale:
+            parts = _looked_at(cls, own)
+            seen = tuple(map(id, itertools.chain.from_iterable(parts.values())))
+            if seen == record.seen and parts.keys() == record.parts.keys() and not record.stale:
                 return
-            parts, stale, kept = _parts_by_name(cls, own), set[str](), list[object]()
+            stale, kept = set[str](), list[object]()
             for name, values in parts.items():
                 kept += [_hold(cls, value, name, stale) for value in values]
             ids = {name: list(map(id, values)) for name, values in parts.items()}
@@ -100,23 +99,26 @@ class _Own(_rebuild.Identity):
                 # A new dict: the old one may be part of a pickle being written.
                 versions = {name: at for name, at in versions.items() if name not in removed}
                 versions |= dict.fromkeys(changed, version)
-            now = _Record(names, seen, ids, tuple(kept), stale, _named_by(cls, own))
+            now = _Record(seen, ids, tuple(kept), stale, _named_by(cls, own))
             # From this comparison on there is no call, and so no switch to other code.
             if self.record is record:
                 self.record, self.version, self.versions = now, version, versions
                 return
 
 
-def _looked_at(cls: Any, own: dict[str, Any]) -> list[Any]:
-    """What tells that a class is what it was: its attributes; of functions and ABCs more."""
-    values = list(own.values())
-    for value in own.values():
-        if type(value) is FunctionType:
-            values += _more_of(value)
-    values.append(cls.__bases__)
-    if isinstance(cls, ABCMeta):
-        values += _registered(cls)
-    return values
+def _looked_at(cls: Any, own: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """What tells that a class is what it was, by attribute: its value, and of a function more."""
+    parts = {
+        name: _with_more(value) if type(value) is FunctionType else (value,)
+        for name, value in own.items()
+    }
+    registered = _registered(cls) if isinstance(cls, ABCMeta) else ()
+    parts[_RELATIVES] = (cls.__bases__, *registered)
+    return parts
+
+
+# In the place of an attribute's name: what ABCs know of each other is in one that is not copied.
+_RELATIVES = "_abc_impl"
 
 
 def _changes(
@@ -125,36 +127,19 @@ def _changes(
     """Names of attributes that are new or not what they were, and of those that are gone."""
     was, stale = before.parts, before.stale
     changed = {name for name, now in ids.items() if now != was.get(name) or name in stale}
-    return changed - _LEFT_OUT, was.keys() - ids.keys() - NOT_COPIED
+    return changed - _NOT_EDITED, was.keys() - ids.keys() - NOT_COPIED
 
 
-def _more_of(fn: FunctionType) -> list[Any]:
-    """What can be changed of a function in place; also its code, as reloaders do."""
-    cells, defaults, kwdefaults, own = (
-        fn.__closure__,
-        fn.__defaults__,
-        fn.__kwdefaults__,
-        fn.__dict__,
-    )
-    if not (cells or defaults or kwdefaults or own):
-        return [fn.__code__]
-    return [fn.__code__, defaults, kwdefaults, *own.values(), *map(_content, cells or ())]
+_NOT_EDITED = NOT_COPIED - {_RELATIVES}
 
 
-def _parts_by_name(cls: Any, own: dict[str, Any]) -> dict[str, list[Any]]:
-    """The same by attribute, but for what cannot be edited where the class is going."""
-    parts = {name: [value] for name, value in own.items()}
-    for name, value in own.items():
-        if type(value) is FunctionType:
-            parts[name] += _more_of(value)
-    if isinstance(cls, ABCMeta):
-        parts[_REGISTERED] = _registered(cls)
-    return parts
-
-
-# In the place of an attribute's name: what ABCs know of each other is in none that is copied.
-_REGISTERED = "_abc_impl"
-_LEFT_OUT = NOT_COPIED - {_REGISTERED}
+def _with_more(fn: FunctionType) -> tuple[Any, ...]:
+    """A function, and what can be changed of it in place; also its code, as reloaders do."""
+    cells, own = fn.__closure__, fn.__dict__
+    if cells or own or fn.__defaults__ or fn.__kwdefaults__:
+        more = (*own.values(), *map(contents_of, cells or ()))
+        return (fn, fn.__code__, fn.__defaults__, fn.__kwdefaults__, *more)
+    return fn, fn.__code__
 
 
 def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
@@ -162,17 +147,18 @@ def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
     found = [type(cls), *cls.__bases__]
     for value in own.values():
         if type(value) is FunctionType:
-            found += filter(_is_class, map(_content, value.__closure__ or ()))
-        elif _is_class(value):
+            found += filter(is_class, map(contents_of, value.__closure__ or ()))
+        elif is_class(value):
             found.append(value)
     return tuple([weakref.ref(one) for one in found if one.__flags__ & HEAP])
 
 
-def _content(cell: CellType) -> Any:
+def contents_of(cell: CellType) -> Any:
+    """What a cell holds; `EMPTY` if that is nothing."""
     try:
         return cell.cell_contents
     except ValueError:
-        return None  # it is empty
+        return _rebuild.EMPTY
 
 
 def _hold(cls: Any, value: Any, name: str, stale: set[str]) -> object:
@@ -227,25 +213,23 @@ def _is_apart(value: Any, cls: Any) -> bool:
 def _own_parts(fn: FunctionType) -> list[Any]:
     """What a function holds, but for the namespace of a module."""
     space = fn.__globals__
-    module = sys.modules.get(space.get("__name__", ""))
-    parts = gc.get_referents(fn)
-    return (
-        parts
-        if module is None or vars(module) is not space
-        else [p for p in parts if p is not space]
-    )
+    name = space.get("__name__")
+    module = sys.modules.get(name) if type(name) is str else None
+    is_module = module is not None and vars(module) is space
+    return [part for part in gc.get_referents(fn) if part is not space or not is_module]
 
 
 def _stays(part: Any) -> bool:
     """Whether something is there anyway, whoever holds it."""
     kind = type(part)
-    if kind is FunctionType or _is_class(part):
+    if kind is FunctionType or is_class(part):
         return is_importable(part)
     return kind is ModuleType
 
 
-def _is_class(value: Any) -> bool:
-    return type.__instancecheck__(type, value)  # not `isinstance`, which asks the value
+def is_class(value: Any) -> bool:
+    """As `isinstance(value, type)`, which would ask the value."""
+    return type.__instancecheck__(type, value)
 
 
 # By the id of the type, as below: a type need not be hashable, nor its comparison harmless.
@@ -330,7 +314,8 @@ def _described_base(base: Any) -> str:
 
 
 def _described(value: Any, met: set[int], depth: int = 0) -> str:
-    """What a value is, if that can be said in short and without asking it; or else of which type.
+    """What a value is, if that can be said in short and without asking a class of the user's; or
+    else of which type.
 
     `met` are the ids of what is being described, or has been.
     """
@@ -345,7 +330,7 @@ def _described(value: Any, met: set[int], depth: int = 0) -> str:
         return f"{len(value)}:{binascii.crc32(value)}"
     if kind is str:
         return repr(value) if len(value) <= _LONG else _described(_utf8(value), met)
-    if _is_class(value):
+    if is_class(value):
         return str(value.__qualname__)
     if depth < _DEEP and len(met) < _LONG and id(value) not in met:
         met.add(id(value))
@@ -396,7 +381,7 @@ def _parts(value: Any, kind: Any) -> tuple[Any, ...] | None:
         return (value.__func__,)
     if _is_enum(kind):
         return value._name_, value._value_
-    if kind.__flags__ & HEAP and kind.__dictoffset__ and _has_no_way_of_its_own(kind):
+    if kind.__flags__ & HEAP and kind.__dictoffset__ and _has_plain_state(kind):
         return kind.__qualname__, object.__getattribute__(value, "__dict__")
     return None
 
@@ -412,7 +397,7 @@ def _parts_of_collection(value: Any, kind: Any) -> tuple[Any, ...]:
     return (len(value),)
 
 
-def _has_no_way_of_its_own(kind: Any) -> bool:
+def _has_plain_state(kind: Any) -> bool:
     """Whether the ``__dict__`` of instances is what is pickled of them."""
     return (
         kind.__reduce_ex__ is _Ordinary.__reduce_ex__
@@ -435,10 +420,7 @@ def _parts_of_function(fn: FunctionType) -> tuple[Any, ...]:
     known, space = facts(fn.__code__), fn.__globals__
     parts = [known.data, fn.__defaults__, fn.__kwdefaults__]
     parts += [space[name] for name in known.names if name in space]
-    for cell in fn.__closure__ or ():
-        with contextlib.suppress(ValueError):  # an empty one
-            parts.append(cell.cell_contents)
-    return tuple(parts)
+    return (*parts, *map(contents_of, fn.__closure__ or ()))
 
 
 def reduce_class(cls: Any) -> tuple[Any, ...]:
@@ -529,7 +511,7 @@ def is_simple(kind: Any) -> bool:
         kind.__basicsize__ == _Ordinary.__basicsize__
         and kind.__dictoffset__ == _Ordinary.__dictoffset__
         and kind.__getattribute__ is _Ordinary.__getattribute__
-        and _has_no_way_of_its_own(kind)
+        and _has_plain_state(kind)
         and not hasattr(kind, "__getnewargs_ex__")
         and not hasattr(kind, "__getnewargs__")
         and not any("__slots__" in dict_of(one) for one in kind.__mro__)

@@ -347,8 +347,11 @@ class Desk(ABC):
         mine = threading.Lock()
         mine.acquire()
         self._joiners.append(mine)
-        if self._gone or mine.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-            thread.join(timeout)
+        try:
+            if self._gone or mine.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+                thread.join(timeout)
+        finally:
+            self._joiners.remove(mine)
 
     def end(self, kill: Callable[[BaseProcess], None]) -> None:
         """End all workers at once, and wait until nothing is left."""
@@ -419,7 +422,7 @@ class Desk(ABC):
             return errors.again(self.broken)
         if self.closed:
             when = "interpreter shutdown" if exiting else "shutdown"
-            return RuntimeError(f"cannot schedule new futures after {when}")
+            return too_late(when)
         return None
 
     def _tell(self, event: _events.Event) -> None:
@@ -508,6 +511,11 @@ class Desk(ABC):
         if self._interrupted:
             return not self._workers
         return self._scheduler.state is _scheduler.Pool.DONE
+
+
+def too_late(when: str) -> RuntimeError:
+    """What `submit` raises after the end, in the words of the standard library."""
+    return RuntimeError(f"cannot schedule new futures after {when}")
 
 
 def _overlap(one: range, other: range) -> range:

@@ -28,7 +28,7 @@ from hookpool._buffers import Exchange, socket_pair
 from hookpool._channel import Channel
 from hookpool._claims import Board, Doing
 from hookpool._crew import Worker
-from hookpool._desk import KILL_AFTER, TRIM_SECONDS, kill
+from hookpool._desk import KILL_AFTER, TRIM_SECONDS, kill, too_late
 from hookpool._events import Why
 from hookpool._link import Link
 from hookpool._poller import Poller
@@ -489,21 +489,17 @@ _exit_registered = False
 def _register_exit() -> None:
     global _exit_registered
     if getattr(threading, "_SHUTTING_DOWN", False):
-        raise _too_late()
+        raise too_late("interpreter shutdown")
     if not _exit_registered:
         # Before the interpreter joins its threads, as `concurrent.futures` does it: pending work
         # is finished, and the thread that does that is told to end.  (`atexit` comes too late.)
         try:
             threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
         except RuntimeError:
-            raise _too_late() from None
+            raise too_late("interpreter shutdown") from None
         _exit_registered = True
         # A child of multiprocessing joins its own children before that: so earlier still, there.
         util.Finalize(None, _finish_all, exitpriority=100)
-
-
-def _too_late() -> RuntimeError:
-    return RuntimeError("cannot schedule new futures after interpreter shutdown")
 
 
 def _finish_all() -> None:

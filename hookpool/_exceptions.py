@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hookpool import _classes
 from hookpool import _rebuild_objects as there
+from hookpool._met import ERRORS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _carried(pickler: Any, error: BaseException | None) -> BaseException | None:
         return error
     # Of the outermost dump and all trials inside it: each exception is tried once, also where
     # causes are nested in causes through attributes or groups.  One under trial passes.
-    verdicts = pickler.met.setdefault(_VERDICTS, {})
+    verdicts = pickler.met.setdefault(ERRORS, {})
     known = verdicts.get(id(error))
     if known is None:
         verdicts[id(error)] = error, True
@@ -74,10 +75,7 @@ def _is_carried(pickler: Any, error: BaseException, verdicts: dict[int, Any]) ->
             if other is not None and id(other) not in met:
                 met[id(other)] = other
                 found.append(other)
-    if not pickler.can_carry(error, met | {_VERDICTS: verdicts}):
+    if not pickler.can_carry(error, met | {ERRORS: verdicts}):
         return False
     pickler.met.update(met)
     return True
-
-
-_VERDICTS = -2  # no object has this id

@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
 from hookpool import _rebuild
+from hookpool._classes import contents_of
 from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
 from hookpool._importable import function_home, is_importable, is_module_importable
-from hookpool._objects import PLACES, explicit_home
+from hookpool._met import PLACES
+from hookpool._objects import explicit_home
 from hookpool._plain import ATOMS
 from hookpool._type_forms import travels, with_annotated
 
@@ -144,7 +146,7 @@ def _whole(
                 captured[name] = space[name]
         values += captured.values()
     if closure is not None:
-        cells = tuple(map(_contents, closure))
+        cells = tuple(map(contents_of, closure))
         values += cells
     if values and not _is_safe(pickler, values, modules, inside):
         return None
@@ -278,7 +280,7 @@ def _with_contents(pickler: Any, spec: Any, closure: tuple[CellType, ...]) -> An
     parts = [None] * spec if type(spec) is int else list(spec)
     for at, cell in enumerate(closure):
         if parts[at] is None:
-            value = _contents(cell)
+            value = contents_of(cell)
             if id(type(value)) in ATOMS or pickler.met.get(id(value)) is value:
                 parts[at] = (value,)
     return spec if parts.count(None) == len(parts) else parts
@@ -392,24 +394,19 @@ class _State:
         names = known.names if own is None else _with_annotated(known.names, own, fn)
         if names:
             space = fn.__globals__
-            captured = {name: space[name] for name in names if name in space}
             if names is not known.names and not pickler.is_stamping:
                 # What only annotations name is no reason to fail.  Not in `_whole`: all of that
                 # is seen to travel.
-                names = tuple(
-                    [
-                        name
-                        for at, name in enumerate(names)
-                        if at < len(known.names) or travels(pickler, space.get(name))
-                    ]
-                )
-                captured = {name: space[name] for name in names if name in space}
+                added = names[len(known.names) :]
+                added = tuple([name for name in added if travels(pickler, space.get(name))])
+                names = known.names + added
+            captured = {name: space[name] for name in names if name in space}
             stamps = pickler.stamps_of(fn, names, captured)
             if captured and stamps is not pickler.no_globals:
                 self.captured, self.stamps = captured, stamps or None
                 self._look(known, captured.values())
         if fn.__closure__ is not None:
-            self.cells = tuple(map(_contents, fn.__closure__))
+            self.cells = tuple(map(contents_of, fn.__closure__))
             self._look(known, self.cells)
         if own is not None:
             self._look(known, fn.__defaults__ or ())
@@ -459,19 +456,12 @@ def _with_annotated(
     return with_annotated(names, annotations, fn.__globals__)
 
 
-def _contents(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _rebuild.EMPTY
-
-
 def reduce_cell(pickler: Any, cell: CellType) -> Any:
     """The reduce value of a cell: that of a function which has it, or one by itself."""
     owner = pickler.met.setdefault(id(cell), _BY_ITSELF)
     if owner is not _BY_ITSELF:
         return _rebuild.cell_of, owner
-    return _rebuild.cell, (), _contents(cell), None, None, _rebuild.fill_cell
+    return _rebuild.cell, (), contents_of(cell), None, None, _rebuild.fill_cell
 
 
 _BY_ITSELF = (None, 0)

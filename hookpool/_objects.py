@@ -35,6 +35,7 @@ from hookpool._importable import (
     is_module_importable,
     list_registry_pickle_by_value,
 )
+from hookpool._met import PLACES
 from hookpool._type_forms import reduce_new_type, reduce_type_alias, reduce_type_variable
 
 TYPE_CHECKING = False
@@ -312,9 +313,6 @@ def _space_of(home: Any) -> dict[str, Any] | None:
     if type(home) is Home:
         return home.space
     return home.__globals__ if type(home) is types.FunctionType else None
-
-
-PLACES = -1  # no object has this id
 
 
 def _reduce_member(_: Any, obj: Any) -> Reduced:

@@ -122,20 +122,21 @@ def _in_phases(
     pickler: Any, cls: Any, code: dict[str, Any], state: Any, reach: Reach
 ) -> tuple[Any, ...]:
     version, attributes, versions, extra = state
-    late = set[str]()
-    if not _has_way_of_its_own(cls):
-        # Instances are made without it: it may look for the first of them where that is only to
-        # be put, as singletons do.
-        late = {"__new__"}
-        code = {name: value for name, value in code.items() if name not in late}
     flat: dict[str, Any] = {}
     special: dict[str, Any] = {}
+    last: set[str] = set()
     for name, value in attributes.items():
-        if name not in code and name not in late:
+        if name not in code:
             if name in _FIRST or _is_flat(value):
                 flat[name] = value
             elif _is_special(name):
                 special[name] = value
+            else:
+                last.add(name)
+    if not _is_made_otherwise(cls) and not last.isdisjoint(_read_by(code, "__new__")):
+        # It looks for the first instance where that is only to be put, as singletons do.  Those
+        # that there are need nobody to look.
+        code = {name: value for name, value in code.items() if name != "__new__"}
     needed: list[FunctionType] = []
     others: list[FunctionType] = []
     for name, value in code.items():
@@ -152,13 +153,24 @@ def _in_phases(
     return *early, version, attributes, versions, extra
 
 
-def _has_way_of_its_own(cls: Any) -> bool:
+def _is_made_otherwise(cls: Any) -> bool:
     """Whether making an instance takes more than its class."""
-    for name in _classes.OWN_WAYS - {"__getstate__"}:
-        way = getattr(cls, name, None)
-        if way is not getattr(object, name, None):
-            return True
-    return False
+    return any(
+        getattr(cls, way, None) is not getattr(object, way, None)
+        for way in _classes.OWN_WAYS - {"__getstate__"}
+    )
+
+
+def _read_by(code: dict[str, Any], name: str) -> set[str]:
+    """Names that a method of a class refers to, also through others of its methods."""
+    found, methods = {name}, [name]
+    for method in methods:
+        for fn in _inside(code[method]) if method in code else ():
+            if type(fn) is FunctionType:
+                names = set(fn.__code__.co_names) - found
+                found |= names
+                methods += names & code.keys()
+    return found
 
 
 # What an alias of the class takes, which may be among its bases.

@@ -51,7 +51,6 @@ _HAVE_GC = 1 << 14  # the garbage collector knows what its instances refer to
 _TYPE_SUBCLASS = 1 << 31  # its instances are classes
 # Not `issubclass`, which asks the metaclass: that of `TypedDict` raises.
 _is_subclass = type.__subclasscheck__
-_is_instance = type.__instancecheck__
 
 
 class Reach:
@@ -150,7 +149,7 @@ def _is_alias(kind: Any) -> bool:
 
 
 def _is_kind_of(cls: Any, value: Any) -> bool:
-    return _is_instance(type, value) and _is_subclass(cls, value)
+    return _classes.is_class(value) and _is_subclass(cls, value)
 
 
 def _parts(kind: Any, value: Any) -> Iterable[Any] | None:

@@ -703,7 +703,7 @@ class Scheduler:
         """
         # Also from one that has yet to drop what was taken back before.
         victims = [
-            (self._due(worker), -worker.held, number)
+            (self._wanted_at(worker), -worker.held, number)
             for number, worker in self._workers.items()
             if worker.held > 1
         ]
@@ -718,7 +718,7 @@ class Scheduler:
         victim.tries += 1
         self._actions.append(TakeBack(number, -held - 1 if self._cancelling else -held // 2))
 
-    def _due(self, worker: _Worker) -> float:
+    def _wanted_at(self, worker: _Worker) -> float:
         """When the tail of a worker that holds several tasks is wanted back."""
         if not worker.tries and self._load(worker) > OVERLOAD_SECONDS:
             return worker.since

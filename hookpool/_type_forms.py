@@ -13,6 +13,7 @@ from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, Modu
 from hookpool import _annotations, _classes, _rebuild
 from hookpool import _rebuild_objects as there
 from hookpool._importable import is_importable, is_module_importable
+from hookpool._met import ANNOTATED
 from hookpool._plain import ATOMS
 
 TYPE_CHECKING = False
@@ -116,16 +117,13 @@ def travels(pickler: Any, value: Any) -> bool:
         return True
     # Of the outermost dump and all trials inside it.  In the trial of what leads back to it, it is
     # left out, and with it the reason why that might fail.
-    verdicts = pickler.met.setdefault(_VERDICTS, {})
+    verdicts = pickler.met.setdefault(ANNOTATED, {})
     known = verdicts.get(id(value))
     if known is None:
         verdicts[id(value)] = value, False
-        known = verdicts[id(value)] = value, pickler.can_carry(value, {_VERDICTS: verdicts})
+        known = verdicts[id(value)] = value, pickler.can_carry(value, {ANNOTATED: verdicts})
     verdict: bool = known[1]
     return verdict
-
-
-_VERDICTS = -4  # no object has this id
 
 
 def _is_doubtful(value: Any) -> bool:

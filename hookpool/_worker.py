@@ -38,6 +38,7 @@ from hookpool._ending import end_in_order
 from hookpool._lifeline import die_with_parent
 from hookpool._link import Link
 from hookpool._plain import FIXED, is_plain
+from hookpool._returned import Returned
 from hookpool._shelf import Shelf
 from hookpool._spin import Spin
 from hookpool._wire import Form, Kind, ResultRow, Status
@@ -175,42 +176,6 @@ def _become_copy() -> None:
     _is_copy = True
 
 
-class _Values:
-    """Plain values that neighbouring tasks returned, on their way out.
-
-    The main thread appends, without a lock; whoever flushes, under the lock, takes what is there.
-    """
-
-    __slots__ = ("first", "function", "items", "last", "sent", "since")
-
-    def __init__(self, first: int, function: int, now: float) -> None:
-        #: The number of the task that returned the first.
-        self.first = first
-        #: The number of the function that all of them called.
-        self.function = function
-        self.items: list[Any] = []
-        #: How many of them have left.
-        self.sent = 0
-        #: When the first one that has not left began to be worked for.
-        self.since = now
-        #: When the last one was there.
-        self.last = now
-
-    def leads_to(self, task: int, function: int) -> bool:
-        """Whether what this task returns can go with them; not for ever: what is sent is kept."""
-        return self.function == function and not self.sent and self.first + len(self.items) == task
-
-    def frame(self) -> list[_wire.Buffer]:
-        """What has not left yet."""
-        count, last = len(self.items), self.last
-        first, new = self.first + self.sent, self.items[self.sent : count]
-        if not new:
-            return []
-        micros = int((last - self.since) * 1e6)
-        self.sent, self.since = count, last
-        return _wire.values_frame(first, len(new), micros, pickle.dumps(new, _PROTOCOL))
-
-
 _PROTOCOL = pickle.HIGHEST_PROTOCOL
 _PLAIN, _LONE = int(Form.PLAIN), int(Form.LONE)
 
@@ -234,8 +199,8 @@ class _Worker:
         #: Guards the four below, and the order of writes.
         self._lock = threading.Lock()
         #: Results that have not left, in order; after them the values of the run being worked off.
-        self._outgoing: list[_Values | ResultRow] = []
-        self._values: _Values | None = None
+        self._outgoing: list[Returned | ResultRow] = []
+        self._values: Returned | None = None
         self._outgoing_bytes = 0
         self._outgoing_since = 0.0
         #: Held while the flusher has nothing to do.
@@ -401,7 +366,8 @@ class _Worker:
                 return
             status, payload = self._dump(value)
         now = perf_counter()
-        self._send(ResultRow(number, status, _micros(now - began), payload), now, True)
+        micros = _micros(now - began)
+        self._send(ResultRow(number, status, micros, payload), now, True)
 
     def _call_each(
         self, run: _wire.Run, function: Callable[..., Any], rows: Iterable[Any]
@@ -455,7 +421,9 @@ class _Worker:
         if _is_copy:
             os._exit(1)  # a child the task forked came back here: it must not speak for us
 
-    def _drop(self, here: int) -> None:  # all: claims are won from the tail
+    def _drop(self, here: int) -> None:
+        # All that is here was taken back, for a claim is won from the tail: had the owner won
+        # only some, those before them would still have theirs.
         self._claims.words[1] = Doing.NOTHING
         dropped = here + sum(run.tasks for run in self._queue)
         for run in self._queue:
@@ -539,15 +507,15 @@ class _Worker:
 
     # -- sending ----------------------------------------------------------------------------
 
-    def _begin_values(self, first: int, function: int, now: float) -> _Values:
+    def _begin_values(self, first: int, function: int, now: float) -> Returned:
         """Collect plain values from this task on: with those before it, if they still wait."""
         with self._lock:
             last = self._outgoing[-1] if self._outgoing else None
-            if type(last) is _Values and last.leads_to(first, function):
+            if type(last) is Returned and last.leads_to(first, function):
                 values = last
                 self._outgoing.pop()
             else:
-                values = _Values(first, function, now)
+                values = Returned(first, function, now)
             self._values = values
         return values
 
@@ -558,7 +526,7 @@ class _Worker:
                 self._outgoing.append(self._values)
                 self._values = None
 
-    def _interject(self, task: int, status: Status, payload: bytes, values: _Values) -> _Values:
+    def _interject(self, task: int, status: Status, payload: bytes, values: Returned) -> Returned:
         """A result between plain values that is not one; returns where the next ones go."""
         self._end_values()
         now = perf_counter()
@@ -647,8 +615,8 @@ def _micros(seconds: float) -> int:
     return min(int(seconds * 1e6), 0xFFFFFFFF)
 
 
-def _are_values(piece: _Values | ResultRow) -> bool:
-    return type(piece) is _Values
+def _are_values(piece: Returned | ResultRow) -> bool:
+    return type(piece) is Returned
 
 
 def no_room() -> None:

@@ -17,6 +17,7 @@ from types import FunctionType, ModuleType
 
 from hookpool import _classes, _objects, _rebuild
 from hookpool._importable import is_importable, is_module_importable
+from hookpool._met import STAMPS
 from hookpool._plain import ATOMS
 from hookpool.reduction import HookPickler, ReusablePickler, dumps_by, gathered, write
 
@@ -51,9 +52,9 @@ class WorkerPickler(HookPickler):
 
     def stamp(self, value: Any) -> bytes:
         """What tells this value from another one that the same name might have."""
-        stamps = self.met.get(_STAMPS)
+        stamps = self.met.get(STAMPS)
         if stamps is None:
-            stamps = self.met[_STAMPS] = {}
+            stamps = self.met[STAMPS] = {}
         known = stamps.get(id(value))
         if known is None:
             # The value is kept too, or another one might get its id while this dump lasts.
@@ -66,9 +67,6 @@ class WorkerPickler(HookPickler):
         from hookpool import _sharing  # late: who pickles for nobody in particular needs none
 
         return _sharing.digest(buffer.raw())
-
-
-_STAMPS = -3  # no object has this id
 
 
 class TaskPickler(ReusablePickler, WorkerPickler):

@@ -124,6 +124,16 @@ class AtPickle:
         return object, ()
 
 
+class Raising:
+    """Cannot be pickled, for any reason one likes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> NoReturn:
+        raise self.error
+
+
 class AtUnpickle:
     """Calls `how()` when it is unpickled."""
 

@@ -25,6 +25,7 @@ import pytest
 
 from hookpool import _culprit, _cures
 from hookpool._culprit import explain, explain_parts
+from tests.helpers import Raising
 
 
 class _Stuck:
@@ -363,25 +364,17 @@ def test_one_bad_item_of_many_is_found_by_bisection() -> None:
 # --- the reason and the cure -------------------------------------------------------------------
 
 
-class _Raising:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __reduce__(self) -> str:
-        raise self.error
-
-
 class _Mute(Exception):
     def __str__(self) -> str:
         raise RuntimeError
 
 
 def test_an_error_that_does_not_speak_of_pickling_is_told_with_its_type() -> None:
-    text = told([_Raising(ValueError("no"))])
-    assert text == "object[0]: pickling this _Raising raised ValueError: no"
-    assert told([_Raising(pickle.PicklingError("no"))]) == "object[0]: no"
-    assert told([_Raising(KeyError())]).endswith("pickling this _Raising raised KeyError")
-    assert told([_Raising(_Mute())]).endswith("pickling this _Raising raised _Mute")
+    text = told([Raising(ValueError("no"))])
+    assert text == "object[0]: pickling this Raising raised ValueError: no"
+    assert told([Raising(pickle.PicklingError("no"))]) == "object[0]: no"
+    assert told([Raising(KeyError())]).endswith("pickling this Raising raised KeyError")
+    assert told([Raising(_Mute())]).endswith("pickling this Raising raised _Mute")
 
 
 @pytest.mark.parametrize(

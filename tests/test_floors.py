@@ -24,6 +24,7 @@ FLOORS = [
     ["_crew"],
     ["_task", "managers"],
     ["_worker", "_launch", "_primitives"],  # 2
+    ["_returned"],
     ["_repeats"],
     ["_definitions", "_shelf"],
     ["_worker_pickler"],
@@ -50,7 +51,7 @@ FLOORS = [
         "_standing",
         "_cpus",
     ],
-    ["_alarm", "_memory", "_records", "_spin"],
+    ["_alarm", "_memory", "_met", "_records", "_spin"],
 ]
 FLOOR = {name: len(FLOORS) - 1 - n for n, names in enumerate(FLOORS) for name in names}
 
@@ -100,11 +101,13 @@ PARTS = {
     "_functions": "reduction",
     "_importable": "reduction",
     "_link": "worker",
+    "_met": "reduction",
     "_objects": "reduction",
     "_phases": "reduction",
     "_reach": "reduction",
     "_plans": "reduction",
     "_reader": "driver",
+    "_returned": "worker",
     "_rebuild_objects": "reduction",
     "_shelf": "definitions",
     "_standing": "launch",

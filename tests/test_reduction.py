@@ -33,6 +33,7 @@ import pytest
 from hookpool import reduction
 from hookpool.reduction import HookPickler, dumps, loads
 from tests.elsewhere import ROOT, Elsewhere, RaisedElsewhere
+from tests.helpers import Raising
 
 HERE = sys.modules[__name__]
 pytestmark = pytest.mark.usefixtures("by_value")
@@ -395,14 +396,6 @@ def test_recursion_too_deep_is_a_clean_error() -> None:
     for kind in (pickle.PicklingError, RecursionError):
         with pytest.raises(kind, match="limit"):
             dumps(nested)
-
-
-class Raising:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __reduce__(self) -> Any:
-        raise self.error
 
 
 class Odd(ValueError):

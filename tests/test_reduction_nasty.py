@@ -33,6 +33,31 @@ one = A()
 one.v = 4
 def probe(): return A() is one, A._one is one, one.v
 """,
+    "a class that makes one instance only, and asks another method for it": """
+class A:
+    _A__one = None
+    @classmethod
+    def the_one(cls): return cls._A__one
+    def __new__(cls):
+        if cls.the_one() is None: cls._A__one = super().__new__(cls)
+        return cls.the_one()
+one = A()
+def probe(): return A() is one, A.the_one() is one
+""",
+    "a class that holds an instance, and whose `__new__` makes what does not travel": """
+import threading
+class A:
+    def __new__(cls):
+        self = super().__new__(cls)
+        self.lock = threading.Lock()
+        return self
+    def __getstate__(self): return {"v": 1}
+    def locked(self):
+        with self.lock: return self.v
+A.first = A()
+A.first.v = 1
+def probe(): return A.first.locked()
+""",
     "a method whose name the object gives to another": """
 class A:
     def run(self): return "original"
