@@ -43,6 +43,10 @@ class Returned:
         # What has left stays in `items`: without an end there would be more and more of it.
         return is_next and not self.sent
 
+    def has_unsent(self) -> bool:
+        """Whether some have not left yet."""
+        return self.sent < len(self.items)
+
     def frame(self) -> list[_wire.Buffer]:
         """What has not left yet."""
         count, last = len(self.items), self.last

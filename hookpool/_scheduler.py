@@ -88,15 +88,15 @@ if TYPE_CHECKING:
 
     from hookpool._events import Action, Event
 
-# How much work a worker holds beyond its next task, in seconds.  It reports once a millisecond
-# (`_worker.FLUSH_SECONDS`) or when a longer task ends, and may wait another one for the answer
-# where cores are busy.  With less it runs dry between reports where tasks take a little less than
-# a millisecond (`tests/simulated_pool.py`); more makes cancel() and take-backs dearer, and results
-# of a map uneven.
-AHEAD_SECONDS = 0.002
-# It is sent more when so much of that is missing: a message for each handful of tiny tasks would
-# cost more than they do.
-REFILL_SECONDS = AHEAD_SECONDS / 4
+# How much work a worker is sent beyond its next task, in seconds, and how much of that may be
+# missing before it is sent more.  It reports once a millisecond (`_worker.FLUSH_SECONDS`) or when a
+# longer task ends, and may wait another one for the answer where cores are busy.  With less than
+# that left it runs dry between reports where tasks take a little less than a millisecond
+# (`tests/simulated_pool.py`).  So much again is one message for several tasks: a message for each
+# takes a tenth of tasks of a millisecond from a machine whose cores all compute.  Still more makes
+# cancel() and take-backs dearer, and results of a map uneven.
+AHEAD_SECONDS = 0.004
+REFILL_SECONDS = AHEAD_SECONDS / 2
 # The most tasks in one message, whatever their estimate: bounds what one flush can delay.
 MOST_AHEAD = 1000
 # The most that a worker holds: there is room for so many claims.

@@ -199,6 +199,7 @@ class _Worker:
         #: Guards the four below, and the order of writes.
         self._lock = threading.Lock()
         #: Results that have not left, in order; after them the values of the run being worked off.
+        #: Whoever leaves some here and goes on to a task wakes the flusher.
         self._outgoing: list[Returned | ResultRow] = []
         self._values: Returned | None = None
         self._outgoing_bytes = 0
@@ -388,7 +389,8 @@ class _Worker:
                     self._drop(here)
                     return
                 words[1] = Doing.RUNNING
-                if here > 1:  # for results, and for what was claimed and is not used, to wait for
+                # For results, and for what was claimed and is not used: neither is to wait for it.
+                if values.has_unsent() or claims.has_unused():
                     self._wake_flusher()
             words[0] = number + 1
             try:
@@ -414,7 +416,7 @@ class _Worker:
                 append = values.items.append
         words[1] = Doing.NOTHING
         self._end_values()
-        if self._queue:
+        if self._queue and self._outgoing:
             self._wake_flusher()  # they shall not wait for the next run, which may take long
 
     def _stop_copy(self) -> None:
@@ -523,7 +525,10 @@ class _Worker:
         """No more of them come."""
         with self._lock:
             if self._values is not None:
-                self._outgoing.append(self._values)
+                if self._values.has_unsent():
+                    if not self._outgoing:
+                        self._outgoing_since = self._values.since
+                    self._outgoing.append(self._values)
                 self._values = None
 
     def _interject(self, task: int, status: Status, payload: bytes, values: Returned) -> Returned:
@@ -542,9 +547,8 @@ class _Worker:
             if len(row.payload) > FLUSH_BYTES:
                 # In a frame of its own: should the owner have no memory for it, only this is lost.
                 self._write_outgoing()
-            if not self._outgoing and not idle:
+            if not self._outgoing:
                 self._outgoing_since = now
-                self._wake_flusher()
             self._outgoing.append(row)
             self._outgoing_bytes += len(row.payload)
             if (
@@ -554,6 +558,8 @@ class _Worker:
                 or now - self._outgoing_since > FLUSH_SECONDS
             ):
                 self._write_outgoing()
+            else:
+                self._wake_flusher()
         words[1] = Doing.NOTHING
 
     def _flush(self) -> None:

@@ -250,6 +250,44 @@ def _wait_if(wait):
     return wait and _wait()
 
 
+def test_results_of_both_kinds_are_heard_of_while_the_next_call_is_long(owner):
+    gate = threading.Event()
+    _gates.append(gate)
+    owner.send_plain(_odd_ones_or_wait, [(0,), (3,), (4,)])
+    owner.thread.start()
+
+    plain, row = owner.receive(2)
+    assert plain == (0, 0)
+    assert values([row]) == [[3]]
+    gate.set()
+    assert owner.receive(1) == [(2, True)]
+
+
+def _odd_ones_or_wait(n):
+    return [n] if n % 2 else n and _wait()
+
+
+@pytest.mark.parametrize("are_plain", [True, False])
+def test_nobody_is_woken_for_results_that_leave_at_once(owner, are_plain):
+    """A thread beside the task's costs a tenth of a task of a millisecond."""
+    if are_plain:
+        owner.send_plain(_busy, [(1.0,), (2.0,), (3.0,)])
+    else:
+        owner.send((_busy, 1.0), (_busy, 2.0), (_busy, 3.0))
+    owner.thread.start()
+
+    owner.receive(3)
+
+    assert owner.worker._flusher is None
+
+
+def _busy(value):
+    began = time.perf_counter()
+    while time.perf_counter() - began < 2 * _worker.FLUSH_SECONDS:
+        pass
+    return value
+
+
 def test_a_function_that_cannot_be_loaded_fails_each_plain_call_of_it(owner):
     owner.channel.send(_wire.frame(Kind.DEFINE, 1, b"nonsense"))
     owner.channel.add_claims(2)
