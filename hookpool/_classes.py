@@ -18,7 +18,7 @@ import sys
 import weakref
 from _abc import _get_dump  # type: ignore[import-not-found]
 from abc import ABCMeta
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -40,7 +40,9 @@ from hookpool._records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
+
+    _T = TypeVar("_T")
 
 HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, in Python as a rule
 
@@ -54,17 +56,31 @@ NOT_COPIED = frozenset({"__module__", "__dict__", "__weakref__", "_abc_impl", "_
 class _Record(Record):
     """What a class was when it was looked at.
 
-    Invariants: `seen` are the ids of what `_looked_at` found, one after the other; `parts` are the
-    same by attribute; `kept` holds or watches all of it, as far as it can, so that an id is not
-    used again without `stale` having the attribute's name.
+    Invariants: `seen` are the ids of what `_looked_at` found, one after the other, and `sizes` how
+    many of them are each attribute's; `kept` holds or watches each of them, as far as it can, so
+    that no id is used again without the weak reference in `kept` being in `dead`, too.
     """
 
     seen: tuple[int, ...] = ()
-    parts: Mapping[str, list[int]] = {}
-    kept: tuple[object, ...] = ()
-    stale: Collection[str] = ()
+    sizes: Mapping[str, int] = {}
+    kept: Sequence[object] = ()
+    dead: Sequence[object] = ()
     #: Classes that are written with it unless they are importable.
     named: tuple[weakref.ref[Any], ...] = ()
+
+    def by_name(self, values: Sequence[_T]) -> dict[str, list[_T]]:
+        """What `seen` or `kept` has for each attribute."""
+        rest = iter(values)
+        return {name: list(itertools.islice(rest, size)) for name, size in self.sizes.items()}
+
+    def stale(self) -> set[str]:
+        """Attributes whose ids may be in use again."""
+        dead = set(map(id, self.dead))
+        return {
+            name
+            for name, kept in (self.by_name(self.kept) if dead else {}).items()
+            if not dead.isdisjoint(map(id, kept))
+        }
 
 
 class _Own(_rebuild.Identity):
@@ -85,21 +101,20 @@ class _Own(_rebuild.Identity):
             record, version, versions = self.record, self.version, self.versions
             own = dict(dict_of(cls))  # in one step: another thread may be changing it
             parts = _looked_at(cls, own)
-            seen = tuple(map(id, itertools.chain.from_iterable(parts.values())))
-            if seen == record.seen and parts.keys() == record.parts.keys() and not record.stale:
+            found = list(itertools.chain.from_iterable(parts.values()))
+            seen = tuple(map(id, found))
+            if seen == record.seen and parts.keys() == record.sizes.keys() and not record.dead:
                 return
-            stale, kept = set[str](), list[object]()
-            for name, values in parts.items():
-                kept += [_hold(cls, value, name, stale) for value in values]
-            ids = {name: list(map(id, values)) for name, values in parts.items()}
-            changed, removed = _changes(record, ids) if version else ((), ())
+            sizes, dead = dict(zip(parts, map(len, parts.values()), strict=True)), list[object]()
+            kept = _kept(cls, found, dead.append)
+            now = _Record(seen, sizes, kept, dead, _named_by(cls, own))
+            changed, removed = _changes(record, now) if version else ((), ())
             if version == 0 or changed or removed:
                 version += 1
             if changed or removed:
                 # A new dict: the old one may be part of a pickle being written.
                 versions = {name: at for name, at in versions.items() if name not in removed}
                 versions |= dict.fromkeys(changed, version)
-            now = _Record(seen, ids, tuple(kept), stale, _named_by(cls, own))
             # From this comparison on there is no call, and so no switch to other code.
             if self.record is record:
                 self.record, self.version, self.versions = now, version, versions
@@ -121,13 +136,11 @@ def _looked_at(cls: Any, own: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
 _RELATIVES = "_abc_impl"
 
 
-def _changes(
-    before: _Record, ids: dict[str, list[int]]
-) -> tuple[Collection[str], Collection[str]]:
+def _changes(before: _Record, after: _Record) -> tuple[Collection[str], Collection[str]]:
     """Names of attributes that are new or not what they were, and of those that are gone."""
-    was, stale = before.parts, before.stale
-    changed = {name for name, now in ids.items() if now != was.get(name) or name in stale}
-    return changed - _NOT_EDITED, was.keys() - ids.keys() - NOT_COPIED
+    was, now, stale = before.by_name(before.seen), after.by_name(after.seen), before.stale()
+    changed = {name for name, ids in now.items() if ids != was.get(name) or name in stale}
+    return changed - _NOT_EDITED, was.keys() - now.keys() - NOT_COPIED
 
 
 _NOT_EDITED = NOT_COPIED - {_RELATIVES}
@@ -147,7 +160,8 @@ def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
     found = [type(cls), *cls.__bases__]
     for value in own.values():
         if type(value) is FunctionType:
-            found += filter(is_class, map(contents_of, value.__closure__ or ()))
+            if value.__closure__:
+                found += filter(is_class, map(contents_of, value.__closure__))
         elif is_class(value):
             found.append(value)
     return tuple([weakref.ref(one) for one in found if one.__flags__ & HEAP])
@@ -161,21 +175,32 @@ def contents_of(cell: CellType) -> Any:
         return _rebuild.EMPTY
 
 
-def _hold(cls: Any, value: Any, name: str, stale: set[str]) -> object:
-    """Make sure that the id of an attribute's value is not used again unnoticed.
+def _kept(cls: Any, found: list[Any], note: Callable[[object], None]) -> list[object]:
+    """Make sure that the ids of what was found are not used again unnoticed.
 
-    What can be watched is watched, for it may be large.  Nothing is held that holds the class: an
-    identity is found from outside, so that the class would never be collected.  If the owner of
-    such a class replaces such a value twice between two looks, the last one may get the id of the
-    first, and the edit be missed.
+    What can be watched is watched, for it may be large; `note` gets the weak references to what
+    has died.  Nothing is held that holds the class: an identity is found from outside, so that the
+    class would never be collected.  If the owner of such a class replaces such a value twice
+    between two looks, the last one may get the id of the first, and the edit be missed.
     """
+    watch = weakref.ref
+    return [
+        watch(one, note)
+        if type(one) is FunctionType
+        else (one if type(one) is CodeType else _hold(cls, one, note))
+        for one in found
+    ]
+
+
+def _hold(cls: Any, value: Any, note: Callable[[object], None]) -> object:
+    """As `_kept`, for what is neither a function nor its code."""
     wrapped = _WRAPPERS.get(id(type(value)))
     if wrapped is not None:
         value = getattr(value, wrapped)
-    if id(type(value)) in _HOLD_NOTHING:
+    if id(type(value)) in ATOMS:
         return value
     try:
-        return weakref.ref(value, lambda _: stale.add(name))
+        return weakref.ref(value, note)
     except TypeError:
         pass  # there are no weak references to it
     kind = type(value)
@@ -184,7 +209,6 @@ def _hold(cls: Any, value: Any, name: str, stale: set[str]) -> object:
     return value if _is_apart(value, cls) else None
 
 
-_HOLD_NOTHING = ATOMS | {id(CodeType)}
 # What is larger is taken to hold the class; of numbers there may be more.
 _MOST_APART = 2000
 _MOST_LOOKED_THROUGH = 50_000
