@@ -32,6 +32,7 @@ from bench.casework import (
     fitting,
     make_case,
     per_task,
+    pin_to_one_core,
     several,
     started,
     timed,
@@ -151,9 +152,7 @@ def round_trip(subject: Subject, size: int) -> list[float]:
 
 def round_trip_one_core(subject: Subject, size: int) -> list[float]:
     """Both ends on one core, which spares the wake-up of another: that decides by 2-4x."""
-    if not hasattr(os, "sched_setaffinity"):
-        raise Unfit("this system cannot pin a process")
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    pin_to_one_core()
     return round_trip(subject, size)
 
 
