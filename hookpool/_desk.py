@@ -86,6 +86,13 @@ class _Transition:
 class Desk(ABC):
     """See the module."""
 
+    #: Why the pool is broken; what submit then raises.
+    broken: BaseException | None = None
+    #: Whether no task may be submitted any more.
+    closed = False
+    #: Whether this is a forked copy in another process.
+    forked = False
+
     def __init__(self, config: _scheduler.Config, ledger: Ledger) -> None:
         self._ledger = ledger
         claims = config.claims and are_possible()
@@ -100,6 +107,8 @@ class Desk(ABC):
         self._unknown: set[int] = set()
         #: The number of the next task.
         self._next = 0
+        #: From this task on all have come one by one, and nobody has asked for a result.
+        self._unasked = 0
         #: Numbers for tasks of those who may not take the lock: far from all others, and from
         #: each other, since each is the first of a block.
         self._late = itertools.count(1 << 62, 1 << 20)
@@ -130,12 +139,6 @@ class Desk(ABC):
         self._backed_up: set[Worker] = set()
         #: How processes are ended when the pool breaks.
         self._kill: Callable[[BaseProcess], None] = kill
-        #: Why the pool is broken; what submit then raises.
-        self.broken: BaseException | None = None
-        #: Whether no task may be submitted any more.
-        self.closed = False
-        #: Whether this is a forked copy in another process.
-        self.forked = False
         #: Whether an exception left the scheduler in an unknown state: it is not asked any more.
         self._interrupted = False
         self._poller: Poller | None = None
@@ -200,11 +203,16 @@ class Desk(ABC):
             if refusal is None:
                 block.first = first = self._next
                 self._next = stop = first + len(block)
+                self._unasked = stop  # who takes a block waits for the first of it
                 self._tasks.update(zip(range(first, stop), itertools.repeat(block)))
                 self._tell(_events.Submitted(first, stop, block.group, monotonic()))
         if refusal is not None:
             raise refusal
         self._after_transition()
+
+    def note_asked(self) -> None:
+        """Somebody wants to know what becomes of a task."""
+        self._unasked = self._next
 
     def _submit_late(self, work: Work, count: int) -> int:
         """Queue tasks for a thread that is inside a transition: the driver's thread will."""

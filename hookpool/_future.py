@@ -40,6 +40,9 @@ if TYPE_CHECKING:
         def help(self, number: int, timeout: float | None) -> None:
             """Read results in the calling thread, for a while, if that is possible."""
 
+        def note_asked(self) -> None:
+            """Somebody wants to know what becomes of a task."""
+
 
 # The states of `concurrent.futures._base`, which have no public names.
 _PENDING = "PENDING"
@@ -59,6 +62,7 @@ class _Late:
     def __get__(self, future: Any, owner: type) -> Any:
         if future is None:
             return self
+        future._pool.note_asked()
         _equip(future.__dict__)
         return future.__dict__[self._name]
 

@@ -108,6 +108,7 @@ class Reader(Desk):
             InternalError: it has interrupted itself where nobody can take over.
         """
         self.check_fork()
+        self.note_asked()
         ident = get_ident()
         worker = self._helped.get(ident)
         if worker is not None and (worker.reader != ident or not worker.reading.locked()):

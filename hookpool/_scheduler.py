@@ -89,11 +89,11 @@ if TYPE_CHECKING:
     from hookpool._events import Action, Event
 
 # How much work a worker is sent beyond its next task, in seconds, and how much of that may be
-# missing before it is sent more.  It reports once a millisecond (`_worker.FLUSH_SECONDS`) or when a
-# longer task ends, and may wait another one for the answer where cores are busy.  With less than
+# missing before it is sent more.  It reports once a millisecond (`_worker.FLUSH_SECONDS`) or when
+# a longer task ends, and may wait another one for the answer where cores are busy.  With less than
 # that left it runs dry between reports where tasks take a little less than a millisecond
-# (`tests/simulated_pool.py`).  So much again is one message for several tasks: a message for each
-# takes a tenth of tasks of a millisecond from a machine whose cores all compute.  Still more makes
+# (`tests/simulated_pool.py`).  So much again is one message for several tasks: one for each costs
+# a machine whose cores all compute several per cent of tasks of a millisecond.  Still more makes
 # cancel() and take-backs dearer, and results of a map uneven.
 AHEAD_SECONDS = 0.004
 REFILL_SECONDS = AHEAD_SECONDS / 2

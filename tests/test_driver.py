@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
@@ -462,3 +463,42 @@ def test_a_result_does_not_wait_for_the_next_task_that_was_sent_after_it(tmp_pat
             release.cancel()
         gate.write_bytes(b"go")
         assert next(results) == 2
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """How long the driver's thread has paused, each time."""
+    taken = []
+    monkeypatch.setattr(_driver, "sleep", taken.append)
+    return taken
+
+
+def test_results_that_nobody_asks_for_may_wait_while_many_tasks_are_submitted(pauses):
+    with HookPoolExecutor(1) as pool:
+        futures = [pool.submit(abs, -1) for _ in range(_driver.UNASKED)]
+        assert not pauses
+        gives_up = time.monotonic() + 20
+        while not pauses and time.monotonic() < gives_up:
+            futures.append(pool.submit(abs, -1))
+
+    assert set(pauses) == {_driver.PAUSE_SECONDS}
+    assert {future.result() for future in futures} == {1}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda pool, future: future.result(),
+        lambda pool, future: future.exception(),
+        lambda pool, future: future.add_done_callback(str),
+        lambda pool, future: wait([future]),
+        lambda pool, future: list(pool.map(abs, range(3))),
+    ],
+    ids=["result", "exception", "callback", "wait", "map"],
+)
+def test_who_asks_for_results_is_not_kept_waiting(pauses, ask):
+    with HookPoolExecutor(1) as pool:
+        for _ in range(3 * _driver.UNASKED):
+            ask(pool, pool.submit(abs, -1))
+
+    assert not pauses

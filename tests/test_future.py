@@ -22,6 +22,10 @@ class Pool:
         self.cancels = cancels
         self.runs = runs
         self.helped = []
+        self.asked = 0
+
+    def note_asked(self):
+        self.asked += 1
 
     def cancel(self, number):
         return self.cancels
@@ -52,6 +56,7 @@ def test_a_future_that_is_settled_before_it_is_asked_never_has_a_condition():
     assert future.result() == 7
     assert future.exception() is None
     assert is_bare(future)
+    assert not future._pool.asked
 
 
 def test_a_future_that_somebody_waits_for_wakes_it():
