@@ -123,8 +123,9 @@ class Desk(ABC):
         self._chores: deque[_events.Action] = deque()
         #: What came of decisions that were carried out at once, to tell the scheduler.
         self._answers: deque[_events.Event] = deque()
-        #: The tasks that are being cancelled.
+        #: The tasks that are being cancelled, and what the table had for those that were.
         self._cancelling = range(0)
+        self._dropped: list[Work | None] = []
         #: Events from those who may not take the lock.
         self._inbox: deque[_events.Event] = deque()
         #: When the scheduler wants to be woken, by `time.monotonic`.
@@ -135,7 +136,7 @@ class Desk(ABC):
         self._start_error: BaseException | None = None
         #: When memory that has not been used is let go.
         self._trim_at: float | None = None
-        #: Workers whose channels wait for the kernel.
+        #: Workers whose channels wait for the kernel; under the lock.
         self._backed_up: set[Worker] = set()
         #: How processes are ended when the pool breaks.
         self._kill: Callable[[BaseProcess], None] = kill
@@ -187,7 +188,7 @@ class Desk(ABC):
                 refusal = None
         if refusal is not None:
             raise refusal
-        if self._chores or self._backed_up:
+        if self._chores:
             self._wake()
         return number
 
@@ -252,6 +253,8 @@ class Desk(ABC):
             self._tell(_events.CancelAsked(number, monotonic()))
             cancelled = number not in self._tasks
             self._cancelling = range(0)
+            dropped, self._dropped = self._dropped, []
+        del dropped  # without the lock: what it held may run a finalizer
         self._after_transition()
         return cancelled
 
@@ -292,6 +295,8 @@ class Desk(ABC):
                 self._cancelling = range(first, stop)
                 self._tell(_events.Abandoned(first, stop, monotonic()))
                 self._cancelling = range(0)
+                dropped, self._dropped = self._dropped, []
+            del dropped
             self._after_transition()
         if kill:
             for number in range(first, stop):
@@ -413,7 +418,7 @@ class Desk(ABC):
 
     def _after_transition(self) -> None:
         """Wake the driver's thread if the transition left something for it."""
-        if self._chores or self._backed_up:
+        if self._chores:
             self._wake()
 
     def _wake(self) -> None:
@@ -456,8 +461,8 @@ class Desk(ABC):
                 self._set_alarm(when)
             case _events.Cancel(span) | _events.Fail(span):
                 asked = _overlap(span.tasks(), self._cancelling)
-                for number in asked:  # whoever asked hears it at once
-                    self._tasks.pop(number, None)
+                # Whoever asked hears it at once.
+                self._dropped += [self._tasks.pop(number, None) for number in asked]
                 if len(asked) < span.stop - span.start:
                     self._unknown.update(span.tasks())
                     self._unknown.difference_update(asked)
@@ -471,15 +476,14 @@ class Desk(ABC):
         task.worker = worker
         if self._ledger.forgotten or not worker.send_one(task, number):
             self._send(worker, (_events.Span(number, number + 1, task.group),))
-        elif worker.channel.backed_up:
-            self._backed_up.add(worker)
+        else:
+            self._note_outbox(worker)
 
     def _send(self, worker: Worker, spans: tuple[_events.Span, ...]) -> None:
         if self._ledger.forgotten:
             self._forget_definitions()
         worker.send(self._tasks, spans)
-        if worker.channel.backed_up:
-            self._backed_up.add(worker)
+        self._note_outbox(worker)
         if worker.exchange.used:
             self._note_large()
 
@@ -489,8 +493,14 @@ class Desk(ABC):
             self._unwanted.add(number)
             return
         worker.retire()
-        if worker.channel.backed_up:
+        self._note_outbox(worker)
+
+    def _note_outbox(self, worker: Worker) -> None:
+        """Have the driver's thread write what the kernel did not take, if anything."""
+        if worker.channel.backed_up and worker not in self._backed_up:
             self._backed_up.add(worker)
+            # Here, and not after the transition: whoever reads a result may have caused it.
+            self._wake()
 
     def _forget_definitions(self) -> None:
         forgotten = self._ledger.forgotten
@@ -498,8 +508,7 @@ class Desk(ABC):
             number = forgotten.popleft()
             for worker in self._workers.values():
                 worker.forget(number)
-                if worker.channel.backed_up:
-                    self._backed_up.add(worker)
+                self._note_outbox(worker)
 
     def _note_large(self) -> None:
         """Something large is on its way: memory for it is kept for a while."""
@@ -514,7 +523,7 @@ class Desk(ABC):
                 self._wake()
 
     def _ended(self) -> bool:
-        if self._chores:
+        if self._chores or self._inbox:
             return False
         if self._interrupted:
             return not self._workers

@@ -95,13 +95,16 @@ class Driver(Reader):
         self._exits: dict[int, _Exit] = {}
         #: Where workers say what they have started; None: each gets one task at a time.
         self._board: Board | None = None
-        self._opening = threading.Lock()
+        # Re-entrant only so that it knows its owner.
+        self._opening = threading.RLock()
         #: The number of the next task when the driver's thread last woke up.
         self._known = 0
 
     # -- opening and closing ----------------------------------------------------------------
 
     def _open(self) -> None:
+        if self._opening._is_owned():  # type: ignore[attr-defined]
+            return  # a signal handler or finalizer submits: what it wants is found afterwards
         with self._opening:
             if self.thread is not None:
                 return
@@ -141,8 +144,13 @@ class Driver(Reader):
         if self.thread is not None:
             return  # an interrupt when all was done
         _living.discard(self)
-        if self._workers:
-            self.broken = errors.InternalError("the pool has workers, but no thread for itself")
+        if self._workers or self._tasks:
+            self.broken = errors.InternalError(
+                "the pool has workers or tasks, but no thread for itself"
+            )
+            for number, work in self._tasks.items():
+                work.set_exception(number, errors.again(self.broken))
+            self._tasks.clear()
         for worker in list(self._workers.values()):
             kill(worker.process)
             worker.process.join(KILL_AFTER)
@@ -171,7 +179,7 @@ class Driver(Reader):
         # Held by a thread that does not exist here.
         self._lock = threading.RLock()
         self._started = threading.Condition(self._lock)
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         for worker in list(self._workers.values()):
             for fd in worker.fds():
                 with contextlib.suppress(OSError):
@@ -224,6 +232,7 @@ class Driver(Reader):
         """Sleep until something happens, and tell the scheduler what it was."""
         assert self._poller is not None
         assert self._alarm is not None
+        self._watch_outboxes()
         events = self._poller.wait(self._patience())
         known, self._known = self._known, self._next
         if known < self._known and self._known - self._unasked > UNASKED:
@@ -241,7 +250,6 @@ class Driver(Reader):
                 self._receive(worker)
         self._settle()
         self._pass_news()
-        self._watch_outboxes()
         self._ring()
 
     def _patience(self) -> float | None:
@@ -249,7 +257,8 @@ class Driver(Reader):
         moments = [when for when in times if when is not None]
         if self._inbox or self._chores or self._arrived:
             return 0.0
-        return max(0.0, min(moments) - monotonic()) if moments else None
+        # An hour at most: the system has a limit, and a time-out may be infinite.
+        return min(max(0.0, min(moments) - monotonic()), 3600.0) if moments else None
 
     def _ring(self) -> None:
         """What was to happen at a certain time."""
@@ -285,8 +294,7 @@ class Driver(Reader):
 
     def _pass_news_to(self, worker: Worker) -> None:
         worker.pass_news()
-        if worker.channel.backed_up:
-            self._backed_up.add(worker)
+        self._note_outbox(worker)
 
     def _trim(self, now: float) -> None:
         """Let memory go that has not been used for a while, here and in the workers."""
@@ -321,12 +329,15 @@ class Driver(Reader):
     def _watch_outboxes(self) -> None:
         """Wait for room in the channels that wait for the kernel, and in no others."""
         assert self._poller is not None
-        for worker in tuple(self._backed_up):
-            if worker.channel.backed_up and worker.number in self._workers:
-                self._poller.watch(worker.channel.out, worker, write=True)
-            else:
-                self._backed_up.discard(worker)
-                self._poller.forget(worker.channel.out)
+        if not self._backed_up:
+            return
+        with self._lock:  # or one could be backed up again between the look and the forgetting
+            for worker in tuple(self._backed_up):
+                if worker.channel.backed_up and worker.number in self._workers:
+                    self._poller.watch(worker.channel.out, worker, write=True)
+                else:
+                    self._backed_up.discard(worker)
+                    self._poller.forget(worker.channel.out)
 
     # -- chores -----------------------------------------------------------------------------
 
@@ -416,12 +427,14 @@ class Driver(Reader):
         with self._started:
             self._workers[worker.number] = worker
             if worker.number in self._unwanted:
+                self._unwanted.discard(worker.number)
                 self._retire(worker.number)
             self._unstarted -= 1
             self._started.notify_all()
 
     def _note_start_failed(self, number: int) -> None:
         with self._lock, self._transition:
+            self._unwanted.discard(number)
             self._unstarted -= 1
             self._started.notify_all()
             self._tell(_events.WorkerExited(number, 0, monotonic()))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from hookpool import _driver, errors
+from hookpool import _channel, _driver, errors
 from hookpool._future import HookFuture
 from hookpool._task import Values
 from hookpool.executor import HookPoolExecutor
@@ -502,3 +502,101 @@ def test_who_asks_for_results_is_not_kept_waiting(pauses, ask):
             ask(pool, pool.submit(abs, -1))
 
     assert not pauses
+
+
+def test_what_the_kernel_does_not_take_is_sent_whoever_reads_results():
+    """A thread that reads its own result makes room for a task longer than a pipe is."""
+    data = bytes(40_000)
+    with HookPoolExecutor(1) as pool:
+        for _ in range(40):
+            futures = [pool.submit(len, data) for _ in range(50)]
+            for future in futures:
+                assert future.result(timeout=20) == len(data)
+
+
+def test_what_is_sent_while_the_driver_looks_at_a_channel_is_not_forgotten(monkeypatch):
+    data = bytes(300_000)
+    backed_up = _channel.Channel.backed_up.fget
+    late = []
+
+    def slow(channel):
+        answer = backed_up(channel)
+        caller = sys._getframe(1).f_code.co_name
+        if caller == "_watch_outboxes" and not answer and not late:
+            thread = threading.Thread(target=lambda: late.append(pool.submit(len, data)))
+            late.append(thread)
+            thread.start()
+            thread.join(0.1)  # the driver's thread has the lock: then it comes afterwards
+        return answer
+
+    with HookPoolExecutor(1, shared_memory=0) as pool:
+        monkeypatch.setattr(_channel.Channel, "backed_up", property(slow))
+        while not late:
+            assert pool.submit(len, data).result(timeout=20) == len(data)
+        thread, *_ = late
+        thread.join(20)
+        assert late[1].result(timeout=20) == len(data)
+
+
+def test_a_signal_handler_may_submit_while_the_pool_is_being_opened(monkeypatch):
+    late = []
+
+    class Alarm(_driver.Alarm):
+        def __init__(self):
+            super().__init__()
+            late.append(pool.submit(abs, -2))  # as a handler or finalizer would, just here
+
+    monkeypatch.setattr(_driver, "Alarm", Alarm)
+    with HookPoolExecutor(1) as pool:
+        assert pool.submit(abs, -1).result(timeout=20) == 1
+        assert late[0].result(timeout=20) == 2
+
+
+def test_what_a_signal_handler_submitted_fails_if_the_pool_cannot_be_opened(monkeypatch):
+    late = []
+
+    def fail():
+        late.append(pool.submit(abs, -2))
+        raise OSError(errno.EMFILE, "no descriptor left")
+
+    pool = HookPoolExecutor(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(_driver, "Alarm", fail)
+        with pytest.raises(OSError, match="no descriptor"):
+            pool.submit(abs, -1)
+
+    assert isinstance(late[0].exception(timeout=20), errors.InternalError)
+    pool.shutdown()
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e10])
+def test_a_pool_may_wait_for_ever_before_its_workers_leave(seconds):
+    with HookPoolExecutor(1, idle_timeout=seconds) as pool:
+        assert pool.submit(abs, -1).result(timeout=20) == 1
+        assert pool.submit(abs, -1).result(timeout=20) == 1
+
+
+def test_what_a_cancelled_task_held_is_let_go_of_without_the_lock():
+    """Its finalizer may wait for a thread that submits."""
+    seen = []
+
+    class Held:
+        def __del__(self):
+            seen.append(pool._driver._lock._is_owned())
+
+        def __reduce__(self):
+            return int, ()
+
+    def make():
+        held = Held()
+        return lambda: held
+
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, -1).result()
+        running = [pool.submit(time.sleep, 0.5) for _ in range(3)]
+        future = pool.submit(make())
+        gc.collect()  # else it is part of a cycle
+        assert future.cancel()
+        assert seen == [False]
+        for future in running:
+            future.cancel()
