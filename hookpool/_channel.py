@@ -13,6 +13,7 @@ What is claimed, and what was started last, is told by what both ends share for 
 from __future__ import annotations
 
 import os
+import signal
 
 from hookpool import _claims, _wire
 from hookpool._claims import Doing
@@ -39,7 +40,7 @@ class Channel:
     """
 
     def __init__(self, board: Board | None = None) -> None:
-        #: What the worker reads from, until `hand_over`, and where the owner writes to it.
+        #: What the worker reads from, until `hand_over` as a rule, and where the owner writes.
         self.worker_in = self.out = -1
         #: Where the owner reads from, and what the worker writes to, until `hand_over`.
         self.inn = self.worker_out = -1
@@ -74,10 +75,12 @@ class Channel:
 
     def hand_over(self) -> None:
         """The worker has its ends: give up our copies of them."""
-        for fd in (self.worker_in, self.worker_out):
-            if fd >= 0:
-                os.close(fd)
-        self.worker_in = self.worker_out = -1
+        if self.worker_out >= 0:
+            os.close(self.worker_out)
+            self.worker_out = -1
+        if self.worker_in >= 0 and not _ends_by_writing():
+            os.close(self.worker_in)
+            self.worker_in = -1
 
     def close(self) -> None:
         """Give up all descriptors, and the place on the board."""
@@ -182,3 +185,12 @@ class Channel:
         if not size:
             self.ended = True
         return size, size == len(room)
+
+
+def _ends_by_writing() -> bool:
+    """Whether this program ends, without a word, when it writes to a pipe that nobody reads.
+
+    Python ignores the signal; command line tools may have it do what it did before.
+    """
+    pipe = getattr(signal, "SIGPIPE", None)
+    return pipe is not None and signal.getsignal(pipe) is not signal.SIG_IGN

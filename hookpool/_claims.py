@@ -186,7 +186,7 @@ class Claims:
         words: where the worker says what it does.
     """
 
-    __slots__ = ("_fd", "_lock", "_since", "_together", "_tokens", "use", "words")
+    __slots__ = ("_fd", "_lock", "_most", "_since", "_together", "_tokens", "use", "words")
 
     def __init__(self, fd: int | None, words: memoryview | None = None) -> None:
         self._fd = fd
@@ -197,8 +197,9 @@ class Claims:
         #: Use a token, if there is one here; else IndexError, and `claim` is to be asked.
         self.use = self._tokens.pop
         self._lock = threading.Lock()
-        #: How many tasks are claimed together now, and when that was last done.
+        #: How many tasks are claimed together now, at most how many, and when that was last done.
         self._together = 1
+        self._most = MOST_TOGETHER
         self._since = 0.0
 
     def close(self) -> None:
@@ -210,6 +211,12 @@ class Claims:
     def begin_run(self) -> None:
         """Nothing is known of the next tasks: the first of them is claimed alone."""
         self._since = 0.0
+
+    def take_one_by_one(self) -> None:
+        """There is nobody who puts back what is not used: have nothing that is not."""
+        self._together = self._most = 1
+        self._since = 0.0
+        self.put_back()
 
     def claim(self, here: int = 1) -> bool:
         """Whether the next task may be started; to be asked when there is no token to `use`.
@@ -225,7 +232,7 @@ class Claims:
         if took > TOGETHER_SECONDS:
             self._together = 1
         elif took * 2 < TOGETHER_SECONDS:
-            self._together = min(2 * self._together, MOST_TOGETHER)
+            self._together = min(2 * self._together, self._most)
         self._since = now
         with self._lock:
             try:

@@ -461,6 +461,10 @@ class Ledger:
 
         return mourn
 
+    def renew_lock(self) -> None:
+        """In a forked child: a thread that does not exist here may have had it."""
+        self._lock = threading.RLock()
+
     def bury(self) -> None:
         """Let go of what was kept for functions that have died."""
         if self._dead:

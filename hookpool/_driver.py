@@ -180,6 +180,7 @@ class Driver(Reader):
         self._lock = threading.RLock()
         self._started = threading.Condition(self._lock)
         self._opening = threading.RLock()
+        self._ledger.renew_lock()
         for worker in list(self._workers.values()):
             for fd in worker.fds():
                 with contextlib.suppress(OSError):

@@ -8,15 +8,16 @@ executor, which nobody has told to let them go, and it waits for ever.
 
 from __future__ import annotations
 
+import os
 import threading
 from multiprocessing import util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final
+    from typing import Any, Final, NoReturn
 
-__all__ = ["end_in_order"]
+__all__ = ["end_copy", "end_in_order"]
 
 #: Before all that is called at such an end by the standard library, by loky, and by us.
 _FIRST: Final = 1000
@@ -33,3 +34,20 @@ def _tell_executors() -> None:
     calls: list[Callable[[], Any]] = getattr(threading, "_threading_atexits", [])
     while calls:
         calls.pop()()
+
+
+def end_copy(error: BaseException | None) -> NoReturn:
+    """End a process that a user's code has forked, and that has come back from that code.
+
+    Args:
+        error: what it raised; `SystemExit` counts as it does at the end of a program.
+    """
+    code = 1
+    if isinstance(error, SystemExit):
+        _util._flush_std_streams()
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    os._exit(code & 0xFF)
+
+
+# Typed by hand: typeshed leaves out what is private.
+_util: Any = util

@@ -13,6 +13,7 @@ makes `concurrent.futures.as_completed` fail with a `KeyError`: it reads the sta
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -51,6 +52,15 @@ _ENDED = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED", _FINISHED})
 
 # Re-entrant, for a signal handler that asks for a condition while its own thread settles.
 _lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()  # a thread that does not exist here may have had it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class _Late:

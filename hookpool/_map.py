@@ -23,6 +23,7 @@ from itertools import chain, islice
 from hookpool._plain import LONGEST, are_immutable
 from hookpool._task import Block
 from hookpool._wire import Form
+from hookpool.errors import was_raised_by_task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,8 +222,8 @@ class Map:
                     if refill is not None:
                         self.feed(1)
                     yield ready.pop()
-        except KeyboardInterrupt:
-            killing = True
+        except KeyboardInterrupt as error:
+            killing = not was_raised_by_task(error)
             raise
         finally:
             self.abandon(killing)

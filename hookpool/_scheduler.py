@@ -41,7 +41,8 @@ Invariants, asserted by `check`:
  5. A worker is given at most `max_tasks_per_child` tasks over its life.
  6. Only READY and RETIRING workers hold tasks.
  7. Work in the queue has somebody to do it: a worker that starts, that has work (and will report)
-    or that is dropping; or the pool is DONE or BROKEN, and then the queue is empty.
+    or that is dropping; or it is waited before another is launched, since one could not be started
+    or too many are leaving; or the pool is DONE or BROKEN, and then the queue is empty.
  8. A BROKEN or DONE pool holds no task; a DONE pool holds no worker.
  9. `idle` holds the workers that are READY, hold nothing and drop nothing, and no others.
 10. `_starting` and `_retiring` count the workers in these phases.
@@ -120,8 +121,16 @@ LEAST_SECONDS = 1e-7
 # The most groups whose estimates are kept: a program that makes functions in a loop must not grow
 # the table for ever, and what is forgotten is measured again within two tasks.
 MOST_GROUPS = 4096
-# Workers that end, one after the other, before any becomes ready: then the pool cannot work.
+# Workers that end, one after the other, before any becomes ready: then the pool cannot work, if
+# there is no other worker.
 START_TRIES = 3
+# After each of them it is waited so long for the next, in seconds, twice as long each time, and so
+# often at most: what is missing (descriptors, memory, processes) may be there a moment later.
+START_PAUSE = 0.05
+MOST_PAUSES = 6
+# Workers that have been told to go may take their time, and meanwhile have the memory that they
+# have.  With as many of them as there shall be workers, there is one more after so many seconds.
+LINGER_SECONDS = 1.0
 # Deaths outside any task within DEATH_SECONDS that break the pool.  Deaths while a task runs never
 # count: a thousand killer tasks are a thousand single failures.
 DEATHS = 5
@@ -212,6 +221,8 @@ class Scheduler:
         self._estimates: dict[int, float] = {}
         #: Workers that ended before they were ready, since one last became ready.
         self._failed_starts = 0
+        #: When the next worker may be launched, and when the last one was.
+        self._launch_at = self._launched = 0.0
         #: When workers died outside any task, the last few.
         self._deaths: deque[float] = deque(maxlen=DEATHS)
         #: Where the pool is in its life.
@@ -683,12 +694,19 @@ class Scheduler:
 
     def _launch(self, now: float, tasks: int) -> None:
         """Start workers for so many tasks, as far as none that starts is meant for them."""
-        room = self._max_workers - self._active()
-        if self.config.all_at_once and self.state is Pool.OPEN:
-            wanted = room
-        else:
-            wanted = min(room, tasks - self._starting)
-        for _ in range(wanted):
+        wanted = self._max_workers - self._active()
+        if not self.config.all_at_once or self.state is not Pool.OPEN:
+            wanted = min(wanted, tasks - self._starting)
+        if wanted <= 0:
+            return
+        due, room = self._launch_at, 2 * self._max_workers - len(self._workers)
+        if room <= 0:
+            due, room = max(due, self._launched + LINGER_SECONDS), 1
+        if now < due:
+            self._actions.append(WakeAt(due))
+            return
+        self._launched = now
+        for _ in range(min(wanted, room)):
             self._workers[self._next_worker] = _Worker(now)
             self._starting += 1
             self._actions.append(Launch(self._next_worker))
@@ -785,13 +803,21 @@ class Scheduler:
         elif had_started or event.killed:
             return
         elif worker.phase is Phase.STARTING:
-            self._failed_starts += 1
-            if self._failed_starts >= START_TRIES:
-                self._break(Why.CANNOT_START, event.worker, self._failed_starts)
+            self._note_failed_start(event)
         else:
             self._deaths.append(event.now)
             if len(self._deaths) == DEATHS and event.now - self._deaths[0] <= DEATH_SECONDS:
                 self._break(Why.TOO_MANY_DEATHS, event.worker, DEATHS)
+
+    def _note_failed_start(self, event: WorkerExited) -> None:
+        """Whoever is there goes on, and another start is tried when there may be room for it."""
+        self._failed_starts += 1
+        others = [w for w in self._workers.values() if w.held or w.phase is not Phase.RETIRING]
+        if self._failed_starts >= START_TRIES and not others:
+            self._break(Why.CANNOT_START, event.worker, self._failed_starts)
+        else:
+            pauses = 2 ** min(self._failed_starts - 1, MOST_PAUSES)
+            self._launch_at = event.now + START_PAUSE * pauses
 
     def _break(self, why: Why, worker: int, deaths: int) -> None:
         if self.state in (Pool.BROKEN, Pool.DONE):
@@ -852,7 +878,8 @@ class Scheduler:
             assert not tasks, "8"
             assert self.state is not Pool.DONE or not self._workers, "8"
         elif self._queued:
-            assert any(
+            leaving = len(self._workers) >= 2 * self._max_workers
+            assert (self._failed_starts or leaving) or any(
                 w.phase is Phase.STARTING or w.held or w.dropping for w in self._workers.values()
             ), "7"
 

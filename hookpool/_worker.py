@@ -34,7 +34,7 @@ from time import perf_counter, sleep
 from hookpool import _rebuild, _wire, reduction
 from hookpool._buffers import THRESHOLD, Exchange, Lender, Parcel, is_borrowed, loads
 from hookpool._claims import Doing
-from hookpool._ending import end_in_order
+from hookpool._ending import end_copy, end_in_order
 from hookpool._lifeline import die_with_parent
 from hookpool._link import Link
 from hookpool._plain import FIXED, is_plain
@@ -224,7 +224,9 @@ class _Worker:
         """Run the initializer and report; False when it raised."""
         try:
             start.prepare()
+            self._stop_copy()
         except BaseException as error:  # the outer edge: the owner hears of it
+            self._stop_copy(error)
             import logging  # see `_traceback` for why only here
 
             # As the standard pool says it, to whoever listens there.
@@ -352,7 +354,7 @@ class _Worker:
         try:
             value = function(*args)
         except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
-            self._stop_copy()
+            self._stop_copy(error)
             status, payload = Status.RAISED, self._dump_error(error)
         else:
             self._stop_copy()
@@ -390,15 +392,15 @@ class _Worker:
                     return
                 words[1] = Doing.RUNNING
                 # For results, and for what was claimed and is not used: neither is to wait for it.
-                if values.has_unsent() or claims.has_unused():
-                    self._wake_flusher()
+                if (values.has_unsent() or claims.has_unused()) and not self._wake_flusher():
+                    self._flush()
             words[0] = number + 1
             try:
                 value = function(*args)
                 kind = type(value)
                 is_value = kind is int or id(kind) in fixed or is_plain(value)
             except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
-                self._stop_copy()
+                self._stop_copy(error)
                 values = self._interject(number, Status.RAISED, self._dump_error(error), values)
                 append = values.items.append
                 continue
@@ -416,12 +418,13 @@ class _Worker:
                 append = values.items.append
         words[1] = Doing.NOTHING
         self._end_values()
-        if self._queue and self._outgoing:
-            self._wake_flusher()  # they shall not wait for the next run, which may take long
+        # They shall not wait for the next run, which may take long.
+        if self._queue and self._outgoing and not self._wake_flusher():
+            self._flush()
 
-    def _stop_copy(self) -> None:
+    def _stop_copy(self, error: BaseException | None = None) -> None:
         if _is_copy:
-            os._exit(1)  # a child the task forked came back here: it must not speak for us
+            end_copy(error)  # a child the task forked came back here: it must not speak for us
 
     def _drop(self, here: int) -> None:
         # All that is here was taken back, for a claim is won from the tail: had the owner won
@@ -454,7 +457,7 @@ class _Worker:
         try:
             value = function(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - as above
-            self._stop_copy()
+            self._stop_copy(error)
             return Status.RAISED, self._dump_error(error)
         self._stop_copy()
         return self._dump(value)
@@ -556,10 +559,9 @@ class _Worker:
                 or row.micros > FLUSH_SECONDS * 1e6
                 or self._outgoing_bytes > FLUSH_BYTES
                 or now - self._outgoing_since > FLUSH_SECONDS
+                or not self._wake_flusher()
             ):
                 self._write_outgoing()
-            else:
-                self._wake_flusher()
         words[1] = Doing.NOTHING
 
     def _flush(self) -> None:
@@ -595,14 +597,19 @@ class _Worker:
             sent = os.writev(self._out, buffers[:1024])
             buffers = _wire.after(buffers, sent)
 
-    def _wake_flusher(self) -> None:
+    def _wake_flusher(self) -> bool:
+        """Have results sent, and claims put back, in a moment; False if there is nobody for it."""
         if self._flusher is None:
-            self._flusher = threading.Thread(
-                target=self._flush_late, name="hookpool-flush", daemon=True
-            )
-            self._flusher.start()
+            flusher = threading.Thread(target=self._flush_late, name="hookpool-flush", daemon=True)
+            try:
+                flusher.start()
+            except (RuntimeError, MemoryError):  # the user has limited threads, or memory
+                self._claims.take_one_by_one()
+                return False
+            self._flusher = flusher
         elif self._nothing_waits.locked():
             self._nothing_waits.release()
+        return True
 
     def _flush_late(self) -> None:
         while not self._closing:

@@ -207,6 +207,17 @@ def remote_traceback(text: str) -> BaseException:
     return cause
 
 
+def was_raised_by_task(error: BaseException | None) -> bool:
+    """Whether an exception has come from a worker, and is not this process's own."""
+    met: set[int] = set()
+    while error is not None and id(error) not in met:
+        if isinstance(error, RemoteTraceback):
+            return True
+        met.add(id(error))
+        error = error.__cause__
+    return False
+
+
 def describe_exit(exitcode: int | None) -> str:
     """``exited with code 3``, ``was killed by SIGKILL (perhaps out of memory)`` and so on."""
     if exitcode is None:

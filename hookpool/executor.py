@@ -367,8 +367,10 @@ class HookPoolExecutor(Executor):
         else:
             self.shutdown(wait=True)
 
-    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> Literal[False]:
-        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, *rest: object
+    ) -> Literal[False]:
+        if isinstance(error, KeyboardInterrupt) and not errors.was_raised_by_task(error):
             self.kill_workers()  # whoever presses Ctrl-C does not want to wait
             return False
         try:

@@ -405,3 +405,18 @@ def test_workers_that_are_forked_refuse_the_pools_of_their_parent_and_harm_none(
 
     assert out.stdout.split() == ["refused"] * 4 + ["2"] * 4
     assert out.stderr == ""
+
+
+def test_who_cannot_put_back_takes_one_by_one(pipe, clock):
+    claims = Claims(pipe)
+    _claims.put(pipe, 20)
+    for _ in range(4):
+        assert use(claims, 20)
+    assert claims.has_unused()
+
+    claims.take_one_by_one()
+
+    assert not claims.has_unused()
+    for _ in range(5):
+        assert use(claims, 20)
+        assert not claims.has_unused()

@@ -498,6 +498,43 @@ def test_an_initializer_with_a_lambda_a_lock_and_a_queue(method):
     queue.close()
 
 
+@pytest.mark.parametrize("leave", [lambda: None, sys.exit], ids=["returns", "exits"])
+def test_what_an_initializer_forks_does_not_speak_for_the_worker(leave):
+    def start_helper():
+        if os.fork() == 0:
+            leave()
+
+    with HookPoolExecutor(2, initializer=start_helper) as pool:
+        assert list(pool.map(abs, range(1000))) == list(range(1000))
+
+
+def test_a_child_that_a_task_forked_ends_as_it_wants_to(pool):
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(7)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert pool.submit(fork).result(timeout=20) == 7
+
+
+def test_a_worker_does_its_work_where_no_thread_can_be_started():
+    def allow_no_threads():
+        def refuse(self):
+            raise RuntimeError("can't start new thread")
+
+        threading.Thread.start = refuse
+
+    def slow(n):
+        time.sleep(0.0005)
+        return n if n % 3 else [n]
+
+    with HookPoolExecutor(1, initializer=allow_no_threads) as pool:
+        assert list(pool.map(abs, range(5000))) == list(range(5000))
+        assert list(pool.map(slow, range(60))) == [n if n % 3 else [n] for n in range(60)]
+        assert pool.submit(str, [1]).result(timeout=20) == "[1]"
+
+
 def test_a_worker_is_replaced_after_its_share_of_tasks():
     with HookPoolExecutor(1, max_tasks_per_child=3) as pool:
         pids = list(pool.map(lambda _: os.getpid(), range(9)))
@@ -743,6 +780,58 @@ def test_ctrl_c_inside_the_with_block_does_not_wait(tmp_path):
     assert pool._processes == {}
     assert time.monotonic() - started < 20
     assert isinstance(future.exception(timeout=0), BrokenProcessPool)
+
+
+@pytest.mark.parametrize(
+    "give_up",
+    [lambda pool, stop: stop.result(), lambda pool, stop: list(pool.map(stop_here, [1]))],
+    ids=["submit", "map"],
+)
+def test_an_interrupt_that_a_task_raised_is_that_tasks_alone(tmp_path, give_up):
+    wait_here, go_on = gate(tmp_path)
+    pool = HookPoolExecutor(2)
+    wait([pool.submit(time.sleep, 0.05) for _ in range(2)])
+    wait_until(lambda: len(pool._driver._scheduler.idle) == 2, 20)
+    other = pool.submit(wait_here)
+    wait_until(other.running, 20)
+    threading.Timer(0.5, go_on).start()
+
+    with pytest.raises(KeyboardInterrupt), pool:
+        give_up(pool, pool.submit(stop_here, 1))
+
+    assert other.exception(timeout=0) is None
+
+
+def stop_here(_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_is_told_so_also_while_a_thread_of_its_parent_submits(pool):
+    pool.submit(lambda: 1).result()
+    inside, leave = threading.Event(), threading.Event()
+
+    def submit_slowly():
+        with pool._ledger._lock:
+            inside.set()
+            leave.wait(20)
+
+    thread = threading.Thread(target=submit_slowly)
+    thread.start()
+    inside.wait(20)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.alarm(20)
+            pool.submit(lambda: 2)
+        except errors.ForkedPool:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    leave.set()
+    thread.join()
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

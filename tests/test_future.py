@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import threading
 import weakref
 from concurrent.futures import ALL_COMPLETED, CancelledError, InvalidStateError, as_completed, wait
 
 import pytest
 
+from hookpool import _future
 from hookpool._future import HookFuture, settle, settle_one
 
 
@@ -233,3 +236,29 @@ def test_a_future_does_not_keep_its_value_alive():
     gc.collect()
 
     assert ref() is None
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_a_thread_that_settled_in_the_parent():
+    inside, leave = threading.Event(), threading.Event()
+
+    def settle_slowly():
+        with _future._lock:
+            inside.set()
+            leave.wait(20)
+
+    thread = threading.Thread(target=settle_slowly)
+    thread.start()
+    inside.wait(20)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.alarm(20)
+            make().add_done_callback(str)
+            os._exit(7)
+        finally:
+            os._exit(1)
+    leave.set()
+    thread.join()
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7

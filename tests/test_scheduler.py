@@ -34,9 +34,12 @@ from hookpool._events import (
 from hookpool._scheduler import (
     AHEAD_SECONDS,
     DEATHS,
+    LINGER_SECONDS,
     MOST_AHEAD,
     MOST_GROUPS,
     MOST_HELD,
+    MOST_PAUSES,
+    START_PAUSE,
     START_TRIES,
     STEAL_SECONDS,
     Config,
@@ -483,15 +486,55 @@ def test_deaths_outside_any_task_far_apart_do_not():
         assert desk.exit(worker) == []
 
 
+def try_again(desk, actions):
+    """What there is to do when the scheduler wants to be woken."""
+    [wake] = actions
+    assert wake.when > desk.now
+    desk.now = wake.when
+    return desk(Tick(desk.now))
+
+
 def test_workers_that_never_become_ready_break_the_pool():
     desk = Desk(max_workers=1)
     desk.submit()
     for worker in range(START_TRIES - 1):
-        assert desk.exit(worker) == [Launch(worker + 1)]
+        assert try_again(desk, desk.exit(worker)) == [Launch(worker + 1)]
 
     last = desk.exit(START_TRIES - 1)
 
     assert last == [Break(Why.CANNOT_START, START_TRIES - 1, START_TRIES), Done()]
+
+
+def test_while_a_worker_works_others_that_cannot_be_started_are_tried_less_and_less_often():
+    desk = Desk(max_workers=2)
+    desk.submit(3)
+    desk.ready(0)  # has one, and soon another
+    waits = []
+    for worker in range(1, 12):
+        wakes = [action for action in desk.exit(worker) if type(action) is WakeAt]
+        waits.append(wakes[0].when - desk.now)
+        assert try_again(desk, wakes) == [Launch(worker + 1)]
+
+    assert waits == pytest.approx([START_PAUSE * 2 ** min(n, MOST_PAUSES) for n in range(11)])
+    assert desk.ready(12) == [Send(12, (Span(2, 3, 0),))]
+
+
+def test_workers_that_take_long_to_leave_are_not_joined_by_ever_more():
+    desk = Desk(max_workers=1, max_tasks_per_child=1)
+    desk.submit(4)
+    desk.ready(0)
+    assert desk.finish(0) == [Retire(0), Launch(1)]
+    desk.ready(1)
+
+    retire, wake = desk.finish(1)
+
+    assert (retire, wake) == (Retire(1), WakeAt(desk.now + LINGER_SECONDS))
+    assert desk(Tick(desk.now)) == [wake]
+    assert try_again(desk, [wake]) == [Launch(2)]
+    desk.ready(2)
+    assert desk.finish(2) == [Retire(2), WakeAt(desk.now + LINGER_SECONDS)]
+    assert desk.exit(0) == [WakeAt(desk.now + LINGER_SECONDS)]
+    assert desk.exit(1) == [Launch(3)]
 
 
 def test_an_initializer_that_raises_breaks_the_pool():

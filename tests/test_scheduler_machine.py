@@ -287,7 +287,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                     world.exit(number)
                 elif number in world.workers:
                     world.flush(number)
-            world.advance(0.002)
+            world.advance(0.1)  # so that what is waited for comes
         assert world.done
         assert all(world.ended[task] == 1 for task in range(world.submitted))
         self.nothing_runs_or_ends_twice()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.processes import Program, marked_processes, wait_until
+from tests.processes import Program, marked_processes, run_python, wait_until
 
 # The contract: workers gone within a second of their owner. The rest is for a loaded machine.
 SOON = 5.0
@@ -156,3 +156,19 @@ pool.shutdown()
     ).stdout
 
     assert out.strip() == "True"
+
+
+def test_a_program_that_ends_when_its_pipe_is_closed_outlives_its_workers():
+    """As command line tools are set up, for `tool | head`: SIGPIPE ends them without a word."""
+    source = """
+import os, signal
+from hookpool import HookPoolExecutor
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+def work(n):
+    if n % 5 == 3: os._exit(1)
+    return n
+with HookPoolExecutor(2) as pool:
+    futures = [pool.submit(work, n % 100) for n in range(1000)]
+    print(sum(future.exception() is not None for future in futures))
+"""
+    assert int(run_python("-c", source)) >= 200  # and some whose results were lost with them
