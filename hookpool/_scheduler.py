@@ -223,6 +223,8 @@ class Scheduler:
         self._failed_starts = 0
         #: When the next worker may be launched, and when the last one was.
         self._launch_at = self._launched = 0.0
+        #: Whether one is wanted before that.
+        self._awaits_launch = False
         #: When workers died outside any task, the last few.
         self._deaths: deque[float] = deque(maxlen=DEATHS)
         #: Where the pool is in its life.
@@ -697,12 +699,14 @@ class Scheduler:
         wanted = self._max_workers - self._active()
         if not self.config.all_at_once or self.state is not Pool.OPEN:
             wanted = min(wanted, tasks - self._starting)
+        self._awaits_launch = False
         if wanted <= 0:
             return
         due, room = self._launch_at, 2 * self._max_workers - len(self._workers)
         if room <= 0:
             due, room = max(due, self._launched + LINGER_SECONDS), 1
         if now < due:
+            self._awaits_launch = True
             self._actions.append(WakeAt(due))
             return
         self._launched = now
@@ -878,8 +882,7 @@ class Scheduler:
             assert not tasks, "8"
             assert self.state is not Pool.DONE or not self._workers, "8"
         elif self._queued:
-            leaving = len(self._workers) >= 2 * self._max_workers
-            assert (self._failed_starts or leaving) or any(
+            assert self._awaits_launch or any(
                 w.phase is Phase.STARTING or w.held or w.dropping for w in self._workers.values()
             ), "7"
 
