@@ -554,7 +554,7 @@ def _reason(error: BaseException, value: object) -> str:
     except Exception:  # noqa: BLE001 - a user's __str__
         text = ""
     of_pickle = "pickle" in text.lower() or text.startswith("Can't get local object")
-    if of_pickle or isinstance(error, pickle.PicklingError):
+    if of_pickle or issubclass(type(error), pickle.PicklingError):
         return text
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return told if value is None else f"pickling this {type(value).__qualname__} raised {told}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hookpool import _classes
 from hookpool import _rebuild_objects as there
 from hookpool._met import ERRORS
+from hookpool._raised import chain_of, summary_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +20,15 @@ def reduce_exception(pickler: Any, error: BaseException) -> Any:
     """With all attributes and the chain, and made without the `__init__` that may want more."""
     cls = type(error)
     base = _classes.exception_base(cls)
-    chain, named = _chain(pickler, error), getattr(error, "name", None)
-    is_named = named is not None and isinstance(error, (NameError, AttributeError))
-    is_plain = cls.__init__ is base.__init__ and cls.__new__ is base.__new__
+    chain, named = _chain(pickler, error), None
+    if issubclass(cls, (NameError, AttributeError)):
+        named = getattr(error, "name", None)
+    is_named = named is not None
+    is_plain = (
+        cls.__init__ is base.__init__
+        and cls.__new__ is base.__new__
+        and cls.__setattr__ is base.__setattr__
+    )
     if is_plain and chain is None and not is_named:
         return NotImplemented
     reduced = error.__reduce_ex__(4)
@@ -32,8 +39,9 @@ def reduce_exception(pickler: Any, error: BaseException) -> Any:
     if is_named:
         slots["name"] = named  # the standard library's own pickle has it since 3.12 only
     raw = error.args
-    if isinstance(error, BaseExceptionGroup):
-        args = raw = error.message, list(error.exceptions), error.args
+    if issubclass(cls, BaseExceptionGroup):
+        group: Any = error
+        args = raw = group.message, list(group.exceptions), group.args
     if cls.__reduce__ is base.__reduce__ and make is cls:
         made: tuple[Any, ...] = (there.exception, (cls, base, args))
     else:
@@ -45,10 +53,10 @@ def reduce_exception(pickler: Any, error: BaseException) -> Any:
 
 
 def _chain(pickler: Any, error: BaseException) -> tuple[Any, ...] | None:
-    cause, context = error.__cause__, error.__context__
+    cause, context, is_suppressed = chain_of(error)
     if cause is None and context is None:
         return None
-    return _carried(pickler, cause), _carried(pickler, context), error.__suppress_context__
+    return _carried(pickler, cause), _carried(pickler, context), is_suppressed
 
 
 def _carried(pickler: Any, error: BaseException | None) -> BaseException | None:
@@ -62,7 +70,7 @@ def _carried(pickler: Any, error: BaseException | None) -> BaseException | None:
     if known is None:
         verdicts[id(error)] = error, True
         known = verdicts[id(error)] = error, _is_carried(pickler, error, verdicts)
-    return error if known[1] else there.LostException(f"{type(error).__name__}: {error}")
+    return error if known[1] else there.LostException(summary_of(error))
 
 
 def _is_carried(pickler: Any, error: BaseException, verdicts: dict[int, Any]) -> bool:
@@ -71,7 +79,7 @@ def _is_carried(pickler: Any, error: BaseException, verdicts: dict[int, Any]) ->
     found = [error]
     while found:
         one = found.pop()
-        for other in (one.__cause__, one.__context__):
+        for other in chain_of(one)[:2]:
             if other is not None and id(other) not in met:
                 met[id(other)] = other
                 found.append(other)

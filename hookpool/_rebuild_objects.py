@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
+from hookpool._raised import set_chain
 from hookpool._rebuild import Identity, identify, in_worker, object_of
 
 TYPE_CHECKING = False
@@ -231,6 +232,9 @@ def context_variable(token: str, name: str, default: tuple[Any, ...]) -> Any:
 # ---------------------------------------------------------------------------------------------
 
 
+_ARGS: Any = vars(BaseException)["args"]
+
+
 def exception(cls: Any, base: Any, args: tuple[Any, ...]) -> Any:
     """An exception made without its own `__init__`, whose arguments nobody recorded."""
     if issubclass(base, BaseExceptionGroup):
@@ -241,7 +245,7 @@ def exception(cls: Any, base: Any, args: tuple[Any, ...]) -> Any:
     try:
         base.__init__(made, *args)
     except Exception:  # noqa: BLE001 - the `__init__` nobody runs would have given it others
-        made.args = args
+        _ARGS.__set__(made, args)  # whatever its class makes of setting attributes
     return made
 
 
@@ -259,9 +263,20 @@ def fill_exception(made: Any, state: tuple[Any, Any, dict[str, Any]]) -> None:
     for name, value in slots.items():
         object.__setattr__(made, name, value)
     if own is not None:
-        made.__setstate__(own)
+        _give_attributes(made, own)
     if chain is not None:
-        made.__cause__, made.__context__, made.__suppress_context__ = chain
+        set_chain(made, *chain)
+
+
+def _give_attributes(made: Any, own: Any) -> None:
+    try:
+        made.__setstate__(own)
+    except Exception:
+        if type(made).__setstate__ is not BaseException.__setstate__:
+            raise
+        # That sets one attribute after the other, and some classes (frozen dataclasses, for one)
+        # let none be set. Where it came from it had them all the same.
+        object.__getattribute__(made, "__dict__").update(own)
 
 
 class LostException(Exception):

@@ -42,6 +42,7 @@ from hookpool._plans import (
     reduce_any_class,
     reduce_any_function,
 )
+from hookpool._raised import text_of
 from hookpool._reach import MOST_IN_ALL
 
 TYPE_CHECKING = False
@@ -550,22 +551,24 @@ def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None
 
 def raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
     """Raise what a pickler raised; with the path to the culprit if it says what cannot travel."""
-    is_startup = isinstance(error, RuntimeError) and _ONLY_WHILE_STARTING(str(error)) is not None
-    is_refusal = is_startup or isinstance(error, _EXPLAINED)
+    # Not `isinstance`, here and below, which would ask the error's own `__class__`.
+    kind, text = type(error), text_of(error)
+    is_startup = issubclass(kind, RuntimeError) and _ONLY_WHILE_STARTING(text) is not None
+    is_refusal = is_startup or issubclass(kind, _EXPLAINED)
     if not is_refusal and not _comes_again(error, parts):
         raise error
     # Imported late: every worker would pay for what most never need.
     from hookpool import _culprit, errors
 
-    if isinstance(error, (errors.CannotPickle, CannotPickleNow)):
+    if issubclass(kind, (errors.CannotPickle, CannotPickleNow)):
         raise error  # from a dump inside this one, which has explained it
     story = _culprit.explain_parts(parts, error, _probe)
     if is_startup:
         raise CannotPickleNow(story) from error
-    if is_refusal or type(error) in _LIKE_REFUSALS:
+    if is_refusal or kind in _LIKE_REFUSALS:
         raise errors.cannot_pickle(story, error) from error
     # Of a type that somebody may want to catch.
-    has_path = story != str(error) and not story.startswith("pickling this ")
+    has_path = story != text and not story.startswith("pickling this ")
     if has_path and story not in getattr(error, "__notes__", ()):
         error.add_note(story)
     raise error

@@ -9,6 +9,7 @@ and says what leaked: the thread's stack, the process's command line, the descri
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import secrets
 import signal
@@ -25,7 +26,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hookpool import reduction
+from hookpool._raised import traceback_text
 from hookpool.executor import HookPoolExecutor
+from tests import odd_errors
 from tests.agree_child import Child
 from tests.elsewhere import Elsewhere
 from tests.processes import describe_process
@@ -69,12 +72,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.smoke)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    try:
+        return (yield)
+    except BaseException as error:
+        if odd_errors.is_odd(error):  # pytest would end itself over it
+            raise pytest.fail.Exception(traceback_text(error), pytrace=False) from None
+        raise
+
+
 @pytest.fixture
 def by_value(request: pytest.FixtureRequest) -> Iterator[None]:
     """As if the test's module were the program itself: what it defines travels by value."""
     reduction.register_pickle_by_value(request.module)
     yield
     reduction.unregister_pickle_by_value(request.module)
+
+
+class _FailingHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("cannot log")
+
+
+@pytest.fixture
+def logging_fails() -> Iterator[None]:
+    """A user's handler raises for whatever a pool logs, as the standard pool does."""
+    logger, handler = logging.getLogger("concurrent.futures"), _FailingHandler()
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ FLOORS = [
         "_standing",
         "_cpus",
     ],
-    ["_alarm", "_memory", "_met", "_records", "_spin"],
+    ["_alarm", "_memory", "_met", "_raised", "_records", "_spin"],
 ]
 FLOOR = {name: len(FLOORS) - 1 - n for n, names in enumerate(FLOORS) for name in names}
 

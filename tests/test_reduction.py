@@ -32,6 +32,7 @@ import pytest
 
 from hookpool import reduction
 from hookpool.reduction import HookPickler, dumps, loads
+from tests import odd_errors
 from tests.elsewhere import ROOT, Elsewhere, RaisedElsewhere
 from tests.helpers import Raising
 
@@ -423,6 +424,22 @@ def test_another_error_of_a_reducer_is_raised_as_it_is_with_the_path_as_a_note(e
         assert caught.value is error
         (note,) = error.__notes__
         assert note.startswith("object.lock[1]: pickling this Raising raised")
+
+
+class Wordless(RuntimeError):
+    """Cannot be asked what it says."""
+
+    def __str__(self) -> str:
+        raise OSError("no text")
+
+
+@pytest.mark.parametrize("make", [Wordless, odd_errors.NoClass])
+def test_an_error_of_a_reducer_that_cannot_be_looked_at_is_raised_as_it_is(make: Any) -> None:
+    error = make()
+
+    with pytest.raises(make) as caught:
+        dumps(Simple(lock=[0, Raising(error)]))
+    assert caught.value is error
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ from typing import Any
 
 import pytest
 
+from hookpool._raised import chain_of
 from hookpool.reduction import dumps, loads
+from tests import odd_errors
 from tests.elsewhere import ROOT, Elsewhere
 
 HERE = sys.modules[__name__]
@@ -347,6 +349,59 @@ def test_a_chain_that_cannot_travel_does_not_take_the_exception_along() -> None:
 
     assert str(made) == "outer"
     assert "OSError: inner" in str(made.__cause__)
+
+
+def test_a_link_of_a_chain_that_has_no_text_does_not_take_the_exception_along() -> None:
+    error = ValueError("outer")
+    error.__cause__ = odd_errors.NoText("inner")
+    error.__cause__.held = io.FileIO(0, closefd=False)  # type: ignore[attr-defined]
+
+    made = loads(dumps(error))
+
+    assert str(made) == "outer"
+    assert "NoText: " in str(made.__cause__)
+
+
+@pytest.mark.parametrize("name", odd_errors.NAMES)
+def test_exceptions_of_any_class_travel_with_their_chain(name: str) -> None:
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as inner:
+            raise odd_errors.make(name) from inner
+    except Exception as outer:
+        error = outer
+
+    made = loads(dumps(error))
+
+    assert type(made) is type(error)
+    cause, context, is_suppressed = chain_of(made)
+    assert repr(cause) == "KeyError('inner')"
+    assert cause is context
+    assert is_suppressed
+
+
+@pytest.mark.parametrize("kind", [odd_errors.Frozen, odd_errors.Sealed])
+def test_exceptions_that_let_nothing_be_set_keep_their_attributes(kind: type[Exception]) -> None:
+    error = kind("what")
+    vars(error)["more"] = 7
+
+    made = loads(dumps(error))
+
+    assert vars(made) == vars(error)
+    assert made.args == error.args
+
+
+def test_an_exception_that_refuses_its_state_by_its_own_setstate_is_heard() -> None:
+    class Choosy(Exception):
+        def __setstate__(self, state: Any) -> None:
+            raise ValueError("not like this")
+
+    error = Choosy()
+    error.more = 7  # type: ignore[attr-defined]
+
+    with pytest.raises(ValueError, match="not like this"):
+        loads(dumps(error))
 
 
 def test_causes_nested_in_causes_are_tried_once_each() -> None:

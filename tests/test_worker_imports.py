@@ -35,6 +35,7 @@ NEEDED = {
     "hookpool._phases",
     "hookpool._plain",
     "hookpool._plans",
+    "hookpool._raised",
     "hookpool._reach",
     "hookpool._rebuild",
     "hookpool._rebuild_objects",
