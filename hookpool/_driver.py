@@ -32,6 +32,7 @@ from hookpool._desk import KILL_AFTER, TRIM_SECONDS, kill, too_late
 from hookpool._events import Why
 from hookpool._link import Link
 from hookpool._poller import Poller
+from hookpool._raised import summary_of
 from hookpool._reader import Reader
 from hookpool._task import describe
 
@@ -213,7 +214,8 @@ class Driver(Reader):
                 self._let_joiners_go()
 
     def _collapse(self, error: BaseException) -> None:
-        story = errors.InternalError(f"the pool's own thread failed: {error!r}; please report it")
+        what = summary_of(error)
+        story = errors.InternalError(f"the pool's own thread failed: {what}; please report it")
         story.__cause__ = error
         self.broken = story
         for worker in list(self._workers.values()):
@@ -366,15 +368,21 @@ class Driver(Reader):
         for number in range(span.start, span.stop):
             work = self._pop(number)
             if work is not None:
-                error = errors.worker_died(
-                    describe(work),
-                    exit.pid,
-                    exit.exitcode,
-                    running=why is Why.DIED,
-                    breaks=self._scheduler.config.break_on_death,
-                    phase=exit.phase,
-                )
-                work.set_exception(number, error)
+                work.set_exception(number, self._death(work, exit, why))
+
+    def _death(self, work: Work, exit: _Exit, why: Why) -> BaseException:
+        try:
+            task = describe(work)
+        except BaseException:  # noqa: BLE001 - it is in no table any more: it must be settled
+            task = "a task"
+        return errors.worker_died(
+            task,
+            exit.pid,
+            exit.exitcode,
+            running=why is Why.DIED,
+            breaks=self._scheduler.config.break_on_death,
+            phase=exit.phase,
+        )
 
     def _launch(self, number: int) -> None:
         """Start a worker; should that fail, it counts as one that ended at its start."""
@@ -384,7 +392,11 @@ class Driver(Reader):
             return
         try:
             worker = self._start_worker(number)
-        except Exception as error:  # noqa: BLE001 - no processes left, unpicklable initializer
+        except BaseException as error:
+            # No processes left, an initializer that does not pickle; or it raises SystemExit where
+            # it should. In a thread of the user's, who is opening the pool, that is an interrupt.
+            if not issubclass(type(error), Exception) and self._thread_ident != get_ident():
+                raise
             self._start_error = error
             self._note_start_failed(number)
             return

@@ -11,15 +11,18 @@ from __future__ import annotations
 import os
 import pickle
 from concurrent.futures import CancelledError
+from threading import current_thread, main_thread
+from types import CodeType
 
 from hookpool import _wire, _worker, errors
 from hookpool._buffers import Parcel, loads, loads_again
 from hookpool._future import RebuildInterrupted, settle, settle_one
+from hookpool._raised import cause_of, set_cause, summary_of
 from hookpool._wire import Form, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Protocol, TypeAlias
 
     from hookpool._buffers import Exchange
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 _PROTOCOL = pickle.HIGHEST_PROTOCOL
 _PLAIN, _LONE = Form.PLAIN, Form.LONE
+_QUALNAME: Any = vars(type)["__qualname__"]
 
 
 class Task:
@@ -161,14 +165,17 @@ def describe(work: Work) -> str:
 
 
 def name_of(function: object) -> str:
-    """A function's name and, where it has code, where that stands."""
+    """A function's name and, where it has code, where that stands; never raises."""
     try:
-        name = getattr(function, "__qualname__", None) or repr(function)
-        code = getattr(function, "__code__", None)
-    except Exception:  # noqa: BLE001 - whatever a user's __getattr__ or __repr__ raises
-        return f"<{type(function).__qualname__} object>"
-    where = f" at {os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code else ""
-    return f"{name}{where}"
+        # Proxies have any attribute that they are asked for, of any type.
+        name, code = getattr(function, "__qualname__", None), getattr(function, "__code__", None)
+        if type(name) is not str or not name:
+            name = repr(function)
+        if type(code) is not CodeType:
+            return f"{name}"
+        return f"{name} at {os.path.basename(code.co_filename)}:{code.co_firstlineno}"
+    except BaseException:  # noqa: BLE001 - whatever a user's __getattr__ or __repr__ raises
+        return f"<{_QUALNAME.__get__(type(function))} object>"  # which a metaclass may have, too
 
 
 # -- on its way out ----------------------------------------------------------------------------
@@ -296,21 +303,12 @@ Arrival: TypeAlias = Values | Rows
 
 def resolve(work: Work, row: ResultRow) -> None:
     """Rebuild the outcome of a task and give it to who waits for it."""
-    if row.status == Status.NO_ROOM:
-        work.set_exception(row.task, _no_room(work))
-        return
     try:
-        if row.status == Status.VALUE:
-            value = loads(row.payload)
-        else:
-            error, text = _worker.read_error(row.payload)
+        value, error = _outcome(work, row, loads)
     except BaseException as why:  # noqa: BLE001 - whatever a user's __setstate__ raises
-        work.set_exception(row.task, _unreadable(work, why))
-        return
-    if row.status == Status.VALUE:
-        work.set_values(row.task, [value])
-    else:
-        work.set_exception(row.task, _told(work, row.status, error, text))
+        # Or whatever else: the task is in no table any more, and would never be settled.
+        value, error = None, _unreadable(work, why)
+    _give(work, row, value, error)
 
 
 def resolve_here(work: Work, row: ResultRow) -> None:
@@ -319,18 +317,34 @@ def resolve_here(work: Work, row: ResultRow) -> None:
     Raises:
         RebuildInterrupted: what was raised may be an interrupt, and nothing was done.
     """
-    if row.status == Status.VALUE:
-        try:
-            # Not `loads`, which is for once: an interrupt may come before the value is in place.
-            value = loads_again(row.payload)
-        except Exception:  # noqa: BLE001 - whatever a user's __setstate__ raises
-            resolve(work, row)
-        except BaseException as error:  # noqa: BLE001 - the result's, or an interrupt
-            raise RebuildInterrupted(error) from None
-        else:
-            work.set_values(row.task, [value])
-    else:
+    try:
+        # Not `loads`, which is for once: an interrupt may come before the value is in place.
+        value, error = _outcome(work, row, loads_again)
+    except Exception:  # noqa: BLE001 - whatever a user's __setstate__ raises
         resolve(work, row)
+    except BaseException as why:  # noqa: BLE001 - the result's, or an interrupt
+        raise RebuildInterrupted(why) from None
+    else:
+        _give(work, row, value, error)
+
+
+def _outcome(
+    work: Work, row: ResultRow, load: Callable[[Any], Any]
+) -> tuple[Any, BaseException | None]:
+    """What a task returned, and None; or None, and what it failed with."""
+    if row.status == Status.VALUE:
+        return load(row.payload), None
+    if row.status == Status.NO_ROOM:
+        return None, _no_room(work)
+    error, text = _worker.read_error(row.payload, load)
+    return None, _told(work, row.status, error, text)
+
+
+def _give(work: Work, row: ResultRow, value: Any, error: BaseException | None) -> None:
+    if error is None:
+        work.set_values(row.task, [value])
+    else:
+        work.set_exception(row.task, error)
 
 
 def _no_room(work: Work) -> BaseException:
@@ -342,7 +356,7 @@ def _no_room(work: Work) -> BaseException:
 
 def _unreadable(work: Work, why: BaseException) -> BaseException:
     unreadable = errors.CannotUnpickle(
-        f"the result of {describe(work)} cannot be rebuilt here: {type(why).__name__}: {why}; "
+        f"the result of {describe(work)} cannot be rebuilt here: {summary_of(why)}; "
         "the task has run, and other tasks are not affected",
         task=describe(work),
         may_have_run=True,
@@ -356,27 +370,40 @@ def _told(work: Work, status: int, error: BaseException, text: str) -> BaseExcep
     if status == Status.UNREADABLE:
         unread = errors.CannotUnpickle(
             f"the arguments of {describe(work)} could not be rebuilt in the worker: "
-            f"{type(error).__name__}: {error}; the task did not run",
+            f"{summary_of(error)}; the task did not run",
             task=describe(work),
         )
         unread.__cause__ = error
         outer: BaseException = unread
     else:
         outer = error
-    # The user's own chain of causes is kept; the worker's traceback goes to its end.
-    last, seen = outer, {id(outer)}
-    while last.__cause__ is not None and id(last.__cause__) not in seen:
-        last = last.__cause__
-        seen.add(id(last))
-    if last.__cause__ is None:
-        last.__cause__ = errors.remote_traceback(text)
+    _add_traceback(outer, text)
     return outer
 
 
+def _add_traceback(error: BaseException, text: str) -> None:
+    """Put the worker's traceback at the end of the user's own chain of causes, which is kept."""
+    seen = {id(error)}
+    while (cause := cause_of(error)) is not None:
+        if id(cause) in seen:
+            return
+        error = cause
+        seen.add(id(error))
+    set_cause(error, errors.remote_traceback(text))
+
+
 def rebuilt(data: Buffer) -> BaseException:
+    """What an initializer raised."""
     try:
         error, text = _worker.read_error(data)
     except errors.CannotUnpickle as why:
         return why
-    error.__cause__ = errors.remote_traceback(text)
+    except BaseException as why:
+        # SystemExit or the like, of a user's __setstate__; in the main thread perhaps of Ctrl-C.
+        if current_thread() is main_thread():
+            raise
+        lost = errors.cannot_rebuild(summary_of(why))
+        lost.__cause__ = why
+        return lost
+    _add_traceback(error, text)
     return error

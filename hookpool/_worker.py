@@ -38,6 +38,7 @@ from hookpool._ending import end_copy, end_in_order
 from hookpool._lifeline import die_with_parent
 from hookpool._link import Link
 from hookpool._plain import FIXED, is_plain
+from hookpool._raised import summary_of, text_of, traceback_text
 from hookpool._returned import Returned
 from hookpool._shelf import Shelf
 from hookpool._spin import Spin
@@ -46,7 +47,6 @@ from hookpool._wire import Form, Kind, ResultRow, Status
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
     from typing import Any
 
     from hookpool._buffers import Borrowed
@@ -225,13 +225,9 @@ class _Worker:
         try:
             start.prepare()
             self._stop_copy()
-        except BaseException as error:  # the outer edge: the owner hears of it
+        except BaseException as error:  # noqa: BLE001 - the outer edge: the owner hears of it
             self._stop_copy(error)
-            import logging  # see `_traceback` for why only here
-
-            # As the standard pool says it, to whoever listens there.
-            logger = logging.getLogger("concurrent.futures")
-            logger.critical("Exception in initializer:", exc_info=True)
+            _log_failed_initializer()
             self._write(_wire.frame(Kind.UNFIT, 0, self._dump_error(error)))
             return False
         self._shelf.reducers = start.reducers
@@ -495,18 +491,15 @@ class _Worker:
 
     def _dump_error(self, error: BaseException) -> bytes:
         """The exception and its traceback as text; a stand-in for one that does not travel."""
-        inner = error.__traceback__
-        while inner is not None and inner.tb_frame.f_globals.get("__name__") in _OURS:
-            inner = inner.tb_next
-        text = _traceback(error, inner)
+        text = traceback_text(error, _OURS)
         try:
-            return self._pickled((error.with_traceback(None), text))
+            return self._pickled((BaseException.with_traceback(error, None), text))
         except BaseException as why:  # noqa: BLE001 - whatever a user's __reduce__ raises
             from hookpool.errors import CannotPickle
 
             stand_in = CannotPickle(
-                f"the task raised {type(error).__name__}: {_text(error)}; the exception itself "
-                f"does not travel ({why}); see the traceback below for where it was raised"
+                f"the task raised {summary_of(error)}; the exception itself does not travel "
+                f"({text_of(why)}); see the traceback below for where it was raised"
             )
             return self._pickled((stand_in, text))
 
@@ -646,36 +639,29 @@ class _NoRoom:
 _NO_ROOM = pickle.dumps(_NoRoom())
 
 
-def _traceback(error: BaseException, inner: TracebackType | None) -> str:
-    """The traceback as text, without the frames before `inner`.
-
-    What only errors need is imported by the first of them, unless the fork server had the time to
-    do it before: a third of what a worker needs else, and all that wait for the first result of a
-    program wait for that.
-    """
+def _log_failed_initializer() -> None:
+    """Say it as the standard pool does, to whoever listens there."""
     try:
-        import traceback
-    except Exception:  # noqa: BLE001 - the task used up all descriptors, or changed the path
-        return f"{type(error).__name__}: {_text(error)}\n"
-    return "".join(traceback.format_exception(type(error), error, inner))
+        import logging  # see `traceback_text` for why only here
+
+        logger = logging.getLogger("concurrent.futures")
+        logger.critical("Exception in initializer:", exc_info=True)
+    except BaseException:  # noqa: BLE001 - a user's handler, or what its exception is told by
+        pass  # the owner hears of it in any case
 
 
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a user's __str__
-        return "<its text cannot be shown>"
-
-
-def read_error(data: _wire.Buffer) -> tuple[BaseException, str]:
+def read_error(
+    data: _wire.Buffer, load: Callable[[Any], Any] = loads
+) -> tuple[BaseException, str]:
     """The owner's side of `_dump_error`; raises `CannotUnpickle` when it cannot be rebuilt."""
     try:
-        error, text = loads(data)
+        error, text = load(data)
     except Exception as why:  # whatever a user's __setstate__ raises
-        from hookpool.errors import CannotUnpickle
+        from hookpool import errors
 
-        raise CannotUnpickle(
-            f"the task raised an exception that cannot be rebuilt here: {why}", may_have_run=True
-        ) from why
-    assert isinstance(error, BaseException), error
+        raise errors.cannot_rebuild(text_of(why)) from why
+    if not issubclass(type(error), BaseException):  # isinstance would ask error.__class__
+        from hookpool import errors
+
+        raise errors.cannot_rebuild(f"its pickle makes a {type(error).__name__}")
     return error, text

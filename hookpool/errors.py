@@ -35,6 +35,8 @@ import pickle
 import signal
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 
+from hookpool._raised import summary_of, text_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -126,7 +128,7 @@ def cannot_pickle(message: str, error: BaseException) -> CannotPickle:
         (KeyError, CannotPickleKey),
         (ValueError, CannotPickleValue),
     ):
-        if isinstance(error, kind):
+        if issubclass(type(error), kind):  # isinstance would ask error.__class__
             return cls(message)
     return CannotPickle(message)
 
@@ -137,6 +139,13 @@ class CannotUnpickle(HookPoolError, BrokenProcessPool, pickle.UnpicklingError):
     Only that task fails.  The class is a `BrokenProcessPool` because that is what the standard
     executor raises here (it loses the whole pool).
     """
+
+
+def cannot_rebuild(why: str) -> CannotUnpickle:
+    """The error in the place of what a task raised."""
+    return CannotUnpickle(
+        f"the task raised an exception that cannot be rebuilt here: {why}", may_have_run=True
+    )
 
 
 class WorkerDied(HookPoolError, BrokenProcessPool):
@@ -287,7 +296,7 @@ def worker_cannot_start(
     tries: int, exitcode: int | None, error: BaseException | None
 ) -> WorkerCannotStart:
     """The error of a pool none of whose workers becomes ready."""
-    how = describe_exit(exitcode) if error is None else f"could not be started: {error}"
+    how = describe_exit(exitcode) if error is None else f"could not be started: {text_of(error)}"
     cannot = WorkerCannotStart(
         f"{tries} workers in a row ended before they were ready to take a task; the last one "
         f"{how}; see also what it printed to standard error"
@@ -298,9 +307,10 @@ def worker_cannot_start(
 
 def initializer_failed(error: BaseException | None) -> InitializerFailed:
     """The error of a pool whose initializer raised."""
+    what = "" if error is None else f" {summary_of(error)}"
     failed = InitializerFailed(
-        f"the initializer raised {type(error).__name__}: {error}; the pool cannot have workers "
-        "and is broken; the traceback of the worker is above"
+        f"the initializer raised{what}; the pool cannot have workers and is broken; the traceback "
+        "of the worker is above"
     )
     failed.__cause__ = error
     return failed

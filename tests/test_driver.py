@@ -21,6 +21,7 @@ from hookpool import _channel, _driver, errors
 from hookpool._future import HookFuture
 from hookpool._task import Values
 from hookpool.executor import HookPoolExecutor
+from tests import odd_errors
 from tests.helpers import run_python, wait_until
 
 OURS = f"{os.sep}hookpool{os.sep}"
@@ -276,6 +277,37 @@ def test_a_bug_in_the_drivers_thread_fails_what_is_pending(monkeypatch):
     assert isinstance(future.exception(timeout=20), errors.InternalError)
     pool.shutdown()
     assert isinstance(stories[0], ZeroDivisionError)
+
+
+@pytest.mark.parametrize("kind", [odd_errors.NoText, odd_errors.Frozen])
+def test_a_bug_that_cannot_be_told_of_does_so_as_well(monkeypatch, kind):
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    pool = HookPoolExecutor(1)
+    pool.submit(abs, 1).result()
+
+    def fail():
+        raise kind("what")
+
+    monkeypatch.setattr(pool._driver, "_ring", fail)
+
+    future = pool.submit(time.sleep, 60)
+    pool._driver._wake()
+
+    error = future.exception(timeout=20)
+    assert isinstance(error, errors.InternalError)
+    assert kind.__name__ in str(error)
+    pool.shutdown()
+
+
+def test_a_task_whose_death_cannot_be_put_into_words_fails_all_the_same(monkeypatch):
+    """It is in no table any more: nobody else would ever settle it."""
+    monkeypatch.setattr(_driver, "describe", lambda work: 1 / 0)
+    with HookPoolExecutor(1) as pool:
+        error = pool.submit(os._exit, 3).exception(timeout=20)
+
+        assert type(error) is errors.WorkerDied
+        assert "exited with code 3 while running a task;" in str(error)
+        assert pool.submit(abs, -1).result(timeout=20) == 1
 
 
 def test_a_bug_while_results_are_settled_fails_what_came_with_them(monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from hookpool import errors
+from tests import odd_errors
 
 CLASSES = [
     cls
@@ -88,3 +89,23 @@ def test_an_error_raised_twice_is_two_objects_with_one_cause():
     assert twin.__cause__ is error.__cause__
     assert isinstance(twin, BrokenExecutor)
     assert "no model" in str(twin)
+
+
+@pytest.mark.parametrize("name", odd_errors.NAMES)
+def test_a_pool_that_cannot_start_says_so_whatever_was_raised(name):
+    error = odd_errors.make(name)
+
+    failed = errors.initializer_failed(error)
+    cannot = errors.worker_cannot_start(3, None, error)
+
+    assert vars(type)["__name__"].__get__(type(error)) in str(failed)
+    assert "could not be started: " in str(cannot)
+    assert failed.__cause__ is cannot.__cause__ is error
+    assert type(errors.cannot_pickle("why", error)) is errors.CannotPickle
+
+
+def test_a_pool_whose_start_says_nothing_has_an_error_that_reads_well():
+    assert str(errors.initializer_failed(None)).startswith("the initializer raised; the pool")
+    assert "raised NotImplementedError; the" in str(
+        errors.initializer_failed(NotImplementedError())
+    )

@@ -25,7 +25,8 @@ import pytest
 import hookpool
 from hookpool import errors
 from hookpool.executor import HookPoolExecutor, get_reusable_executor
-from tests.helpers import run_as, run_python, wait_until
+from tests import odd_errors
+from tests.helpers import Raising, run_as, run_python, wait_until
 
 CONTEXTS = ["hookpool", "spawn", "forkserver", "fork"]
 
@@ -232,6 +233,67 @@ def test_a_result_that_does_not_unpickle_fails_its_future_only(pool):
     assert isinstance(error, errors.CannotUnpickle)
     assert error.may_have_run
     assert pool.submit(add, 1, 1).result() == 2
+
+
+@pytest.fixture
+def bystander(pool, tmp_path):
+    """A task that runs all the while, and must not be touched by what becomes of others."""
+    wait_here, open_it = gate(tmp_path)
+    future = pool.submit(wait_here)
+    wait_until(future.running, 20)
+    yield
+    open_it()
+    assert future.result(timeout=20) == "open"
+
+
+@pytest.mark.parametrize("name", odd_errors.NAMES)
+def test_exceptions_of_any_class_are_in_the_future_and_nowhere_else(pool, bystander, name):
+    kind = type(odd_errors.make(name))
+
+    worker = pool.submit(os.getpid).result(timeout=20)
+
+    raised = pool.submit(odd_errors.throw, name)
+    result = pool.submit(odd_errors.AtLoad, name)
+    argument = pool.submit(print, odd_errors.AtLoad(name))
+
+    with pytest.raises(kind):
+        raised.result(timeout=20)
+    for future in result, argument:
+        error = future.exception(timeout=20)
+        assert type(error) is errors.CannotUnpickle
+        assert type(error.__cause__) is kind
+        assert kind.__name__ in str(error)
+    assert pool.submit(os.getpid).result(timeout=20) == worker
+
+
+def test_an_exception_that_does_not_travel_costs_no_worker(pool, bystander):
+    def fails():
+        raise odd_errors.NotSent("what")
+
+    worker = pool.submit(os.getpid).result(timeout=20)
+
+    assert "NotSent: what" in str(pool.submit(fails).exception(timeout=20))
+    assert pool.submit(os.getpid).result(timeout=20) == worker
+
+
+@pytest.mark.parametrize("name", ["frozen", "no text", "no notes"])
+def test_the_error_of_an_initializer_is_that_whatever_its_class(name):
+    with HookPoolExecutor(1, initializer=odd_errors.throw, initargs=(name,)) as pool:
+        error = pool.submit(abs, -1).exception(timeout=20)
+
+    kind = type(odd_errors.make(name))
+    assert type(error) is errors.InitializerFailed
+    assert type(error.__cause__) is kind
+    assert kind.__name__ in str(error)
+
+
+@pytest.mark.parametrize("kind", [odd_errors.NoText, odd_errors.Frozen, SystemExit])
+def test_what_an_initializer_is_given_may_raise_anything_when_it_is_pickled(kind):
+    with HookPoolExecutor(1, initializer=len, initargs=(Raising(kind("what")),)) as pool:
+        error = pool.submit(abs, -1).exception(timeout=20)
+
+    assert type(error) is errors.WorkerCannotStart
+    assert type(error.__cause__) is kind
 
 
 def test_a_done_callback_may_submit(pool):
@@ -1219,6 +1281,14 @@ def test_a_callable_that_raises_what_it_likes_for_an_attribute_is_called(pool):
     assert list(pool.map(Sealed(), [1, 2], timeout=20)) == [2, 3]
     assert "<Sealed object>" in str(pool.submit(Sealed(), None).exception(timeout=20))
     assert pool.submit(abs, -1).result(timeout=20) == 1
+
+
+def test_a_callable_that_has_every_attribute_may_end_its_worker(pool, bystander):
+    error = pool.submit(odd_errors.Proxy(os._exit), 3).exception(timeout=20)
+
+    assert type(error) is errors.WorkerDied
+    assert "exited with code 3 while running task <" in str(error)
+    assert "Proxy object" in str(error)
 
 
 def test_a_pool_can_be_made_after_multiprocessing_has_run_its_finalizers():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from concurrent.futures import CancelledError
 
 import pytest
 
-from hookpool import errors, reduction
-from hookpool._future import HookFuture
+from hookpool import _task, errors, reduction
+from hookpool._future import HookFuture, RebuildInterrupted
+from hookpool._raised import cause_of
 from hookpool._task import (
     Block,
     Rows,
@@ -18,8 +21,11 @@ from hookpool._task import (
     name_of,
     rebuilt,
     resolve,
+    resolve_here,
 )
 from hookpool._wire import Form, ResultRow, Status
+from tests import odd_errors
+from tests.helpers import AtUnpickle
 
 
 class Pool:
@@ -35,7 +41,7 @@ def make_task(function=len, definition=None, form=Form.ARGS, payload=b""):
     return Task(HookFuture(Pool()), function, definition, form, payload, (), 0)
 
 
-def outcome(status, payload, function=len):
+def outcome(status, payload, function=len, resolve=resolve):
     task = make_task(function)
     resolve(task, ResultRow(0, status, 1, payload))
     error = task.future.exception(0)
@@ -84,6 +90,68 @@ def test_a_chain_of_causes_gets_it_at_its_end():
     assert type(error.__cause__.__cause__) is errors.RemoteTraceback
 
 
+@pytest.mark.parametrize("how", [resolve, resolve_here])
+@pytest.mark.parametrize("name", odd_errors.NAMES)
+def test_whatever_a_task_raised_gets_it(name, how):
+    _, error = outcome(Status.RAISED, reduction.dumps((odd_errors.make(name), "where")), len, how)
+
+    assert type(error) is type(odd_errors.make(name))
+    assert "where" in str(cause_of(error))
+
+
+@pytest.mark.parametrize("name", odd_errors.NAMES)
+def test_whatever_is_raised_while_things_are_rebuilt_fails_the_task_only(name):
+    kind = type(odd_errors.make(name))
+
+    _, result = outcome(Status.VALUE, reduction.dumps(odd_errors.AtLoad(name)))
+    _, arguments = outcome(Status.UNREADABLE, reduction.dumps((odd_errors.make(name), "where")))
+
+    for error in (result, arguments):
+        assert type(error) is errors.CannotUnpickle
+        assert vars(type)["__name__"].__get__(kind) in str(error)
+        assert type(error.__cause__) is kind
+
+
+@pytest.mark.parametrize("how", [resolve, resolve_here])
+def test_an_outcome_that_cannot_be_put_into_words_is_one_all_the_same(how, monkeypatch):
+    """The task is in no table any more: nobody else would ever settle it."""
+    monkeypatch.setattr(_task, "_told", lambda *_: 1 / 0)
+
+    _, error = outcome(Status.RAISED, reduction.dumps((KeyError("x"), "where")), len, how)
+
+    assert type(error) is errors.CannotUnpickle
+    assert type(error.__cause__) is ZeroDivisionError
+
+
+@pytest.mark.parametrize("status", [Status.VALUE, Status.RAISED])
+def test_what_may_be_an_interrupt_leaves_the_task_to_the_pools_own_thread(status):
+    task, calls = make_task(), []
+    _calls.append(calls)
+    what = AtLoadOnce()
+    payload = reduction.dumps(what if status == Status.VALUE else (what, "where"))
+
+    with pytest.raises(RebuildInterrupted):
+        resolve_here(task, ResultRow(0, status, 1, payload))
+
+    assert not task.future.done()
+    assert calls == ["rebuilt"]
+
+
+_calls = []
+
+
+class AtLoadOnce:
+    """Raises what Ctrl-C raises when it is unpickled."""
+
+    def __reduce__(self):
+        return _interrupt, ()
+
+
+def _interrupt():
+    _calls.pop().append("rebuilt")
+    raise KeyboardInterrupt
+
+
 def test_arguments_that_could_not_be_rebuilt_say_that_the_task_did_not_run():
     _, error = outcome(Status.UNREADABLE, reduction.dumps((ImportError("no such"), "where")))
 
@@ -114,12 +182,70 @@ def test_an_error_from_an_initializer_is_rebuilt_with_its_traceback():
     assert type(error) is ValueError
     assert "where" in str(error.__cause__)
     assert isinstance(rebuilt(b"nonsense"), errors.CannotUnpickle)
+    assert isinstance(rebuilt(reduction.dumps(("no exception", ""))), errors.CannotUnpickle)
+
+
+@pytest.mark.parametrize("name", odd_errors.NAMES)
+def test_whatever_an_initializer_raised_is_rebuilt_so(name):
+    error = rebuilt(reduction.dumps((odd_errors.make(name), "where")))
+
+    assert type(error) is type(odd_errors.make(name))
+    assert "where" in str(cause_of(error))
+
+
+def test_what_an_initializer_raised_may_exit_when_it_is_rebuilt():
+    """Ctrl-C comes to the main thread only: what looks like it elsewhere is the user's."""
+    made = []
+    data = reduction.dumps((AtUnpickle(sys.exit), "where"))
+    thread = threading.Thread(target=lambda: made.append(rebuilt(data)))
+    thread.start()
+    thread.join()
+
+    assert type(made[0]) is errors.CannotUnpickle
+    assert type(made[0].__cause__) is SystemExit
+    with pytest.raises(SystemExit):
+        rebuilt(data)
+
+
+def test_the_cause_of_what_an_initializer_raised_is_kept():
+    error = ValueError("no model")
+    error.__cause__ = KeyError("inner")
+
+    made = rebuilt(reduction.dumps((error, "where")))
+
+    assert type(made.__cause__) is KeyError
+    assert "where" in str(made.__cause__.__cause__)
 
 
 def test_tasks_are_named_by_function_and_place():
     assert describe(make_task(len)) == "task len"
     assert "<lambda> at test_task.py:" in name_of(lambda: None)
     assert name_of(3) == "3"
+
+
+def test_callables_are_named_whatever_their_attributes_are():
+    class Named(odd_errors.Proxy):
+        def __repr__(self):
+            return "proxy"
+
+    assert name_of(Named()) == "proxy"
+    assert name_of(odd_errors.ExitingText) == "ExitingText"
+    assert name_of(Exiting()) == "<Exiting object>"
+    assert name_of(OfNamelessKind()) == "<OfNamelessKind object>"
+
+
+class Exiting:
+    def __getattr__(self, name):
+        raise SystemExit(name)
+
+
+class Nameless(type):
+    def __getattribute__(cls, name):
+        raise RuntimeError(name)
+
+
+class OfNamelessKind(Exiting, metaclass=Nameless):
+    pass
 
 
 def test_values_of_a_block_stay_together():

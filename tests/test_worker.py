@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 import threading
 import time
 
 import pytest
 
-from hookpool import _wire, _worker, reduction
+from hookpool import _wire, _worker, errors, reduction
 from hookpool._buffers import Lender
 from hookpool._channel import Channel
 from hookpool._claims import Board, are_possible
 from hookpool._link import Link
 from hookpool._wire import Form, Kind, Status
 from hookpool._worker_pickler import worker_dumps
+from tests import odd_errors
 from tests.helpers import wait_until
 
 pytestmark = pytest.mark.skipif(not are_possible(), reason="there is no atomic claim here")
@@ -367,10 +367,65 @@ def test_a_start_travels_in_one_pickle_and_opens_late():
     assert reduction.loads(twin._packed) == (len, ("abc",), None)
 
 
-def test_an_error_travels_also_when_nothing_can_be_imported_to_tell_it_well(monkeypatch):
-    """A task that uses up all descriptors fails, and its worker cannot import `traceback`."""
-    monkeypatch.setitem(sys.modules, "traceback", None)
+@pytest.mark.parametrize("name", odd_errors.NAMES)
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_whatever_a_task_raises_arrives_and_the_next_one_runs(owner, name, is_plain):
+    if is_plain:
+        owner.send_plain(odd_errors.throw, [(name,)])
+    else:
+        owner.send((odd_errors.throw, name))
+    owner.send((abs, -1))
+    owner.thread.start()
 
-    assert _worker._traceback(OSError(24, "Too many open files"), None) == (
-        "OSError: [Errno 24] Too many open files\n"
-    )
+    row, good = owner.receive(2)
+    error, text = _worker.read_error(row.payload)
+
+    assert row.status == Status.RAISED
+    assert type(error) is type(odd_errors.make(name))
+    assert "in throw" in text
+    assert values([good]) == [1]
+
+
+def test_an_exception_that_does_not_travel_is_told_of_whatever_the_reason_says(owner):
+    owner.send((_raise_not_sent,), (abs, -1))
+    owner.thread.start()
+
+    row, good = owner.receive(2)
+    error, text = _worker.read_error(row.payload)
+
+    assert type(error) is errors.CannotPickle
+    assert "NotSent: what" in str(error)
+    assert "a NoText, whose text cannot be shown" in str(error)
+    assert "in _raise_not_sent" in text
+    assert values([good]) == [1]
+
+
+def _raise_not_sent():
+    raise odd_errors.NotSent("what")
+
+
+@pytest.mark.parametrize("name", odd_errors.NAMES)
+def test_an_initializer_that_fails_is_heard_of_also_where_that_cannot_be_logged(
+    owner, name, monkeypatch, logging_fails
+):
+    monkeypatch.setattr(_worker, "depth", 0)
+    start = _worker.Start(odd_errors.throw, (name,), {}, None, 1)
+
+    assert not owner.worker.prepare(start)
+
+    [frame] = owner.receive(1)
+    error, text = _worker.read_error(frame.body)
+    assert frame.kind == Kind.UNFIT
+    assert type(error) is type(odd_errors.make(name))
+    assert "in throw" in text
+
+
+def test_what_an_exception_is_rebuilt_as_is_an_exception():
+    with pytest.raises(errors.CannotUnpickle, match="makes a str"):
+        _worker.read_error(reduction.dumps(("no exception", "where")))
+
+
+def test_an_exception_that_cannot_be_rebuilt_says_why_whatever_that_says():
+    with pytest.raises(errors.CannotUnpickle, match="a NoText, whose text") as caught:
+        _worker.read_error(reduction.dumps((odd_errors.AtLoad("no text"), "where")))
+    assert type(caught.value.__cause__) is odd_errors.NoText
