@@ -19,6 +19,8 @@ import time
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import LOGGER
 
+from hookpool._raised import cause_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,7 +187,7 @@ class HookFuture(Future["T"]):
             verdict = super().exception(_VERDICT_SECONDS)
         except (TimeoutError, CancelledError):
             return False
-        return verdict is not None and type(verdict.__cause__) is type(error)
+        return verdict is not None and type(cause_of(verdict)) is type(error)
 
     def has_callbacks(self) -> bool:
         """Whether the outcome makes code of the user run."""
@@ -201,10 +203,22 @@ class HookFuture(Future["T"]):
             try:
                 callback(self)
             except BaseException as error:
-                in_pool = self._pool.thread is threading.current_thread()
-                if not isinstance(error, Exception) and not in_pool:
+                if self._comes_through(error):
                     raise
-                LOGGER.exception("exception calling callback for %r", self)
+                self._log_callback()
+
+    def _log_callback(self) -> None:
+        try:
+            LOGGER.exception("exception calling callback for %r", self)
+        except BaseException as error:  # a handler of the user's, or what the exception is told by
+            if self._comes_through(error):
+                raise
+
+    def _comes_through(self, error: BaseException) -> bool:
+        """Whether what a callback raised goes on to who settles the future."""
+        # Not `isinstance`, which would ask the error's own `__class__`.
+        in_pool = self._pool.thread is threading.current_thread()
+        return not issubclass(type(error), Exception) and not in_pool
 
     # -- the pool's word --------------------------------------------------------------------
 
@@ -215,10 +229,12 @@ class HookFuture(Future["T"]):
 
     def settle_exception(self, error: BaseException) -> None:
         """The pool's word that the call failed."""
+        if self.done():
+            return  # as in `_set_result`
         try:
             self.set_exception(error)
         except InvalidStateError:
-            pass  # the user has set it: then that counts
+            pass
 
 
 def settle_one(future: HookFuture[Any], value: Any) -> None:
@@ -254,7 +270,11 @@ def _settle_bare(attributes: dict[str, Any], value: Any) -> bool:
 
 
 def _set_result(future: HookFuture[Any], value: Any) -> None:
+    # The user may have set it, or it was cancelled: then that counts. Mostly that is known before,
+    # and better so: to say that it is an error asks the value that it has for its class.
+    if future.done():
+        return
     try:
         future.set_result(value)
     except InvalidStateError:
-        pass  # the user has set it, or it was cancelled: then that counts
+        pass

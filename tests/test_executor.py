@@ -276,6 +276,21 @@ def test_an_exception_that_does_not_travel_costs_no_worker(pool, bystander):
     assert pool.submit(os.getpid).result(timeout=20) == worker
 
 
+def test_a_done_callback_may_raise_what_cannot_be_logged(pool, bystander, logging_fails):
+    done = threading.Event()
+
+    def fails(future):
+        try:
+            odd_errors.throw("no notes")
+        finally:
+            done.set()
+
+    pool.submit(time.sleep, 0.01).add_done_callback(fails)
+
+    assert done.wait(20)
+    assert pool.submit(add, 1, 1).result(timeout=20) == 2
+
+
 @pytest.mark.parametrize("name", ["frozen", "no text", "no notes"])
 def test_the_error_of_an_initializer_is_that_whatever_its_class(name):
     with HookPoolExecutor(1, initializer=odd_errors.throw, initargs=(name,)) as pool:

@@ -9,11 +9,13 @@ import signal
 import threading
 import weakref
 from concurrent.futures import ALL_COMPLETED, CancelledError, InvalidStateError, as_completed, wait
+from concurrent.futures._base import LOGGER
 
 import pytest
 
 from hookpool import _future
 from hookpool._future import HookFuture, settle, settle_one
+from tests import odd_errors
 
 
 class Pool:
@@ -99,6 +101,34 @@ def test_what_a_callback_raises_is_logged_and_the_next_one_is_called(caplog):
     assert len(caplog.records) == 3
 
 
+@pytest.mark.parametrize("name", odd_errors.NAMES)
+@pytest.mark.parametrize("in_pool", [True, False])
+def test_what_cannot_be_logged_of_a_callback_is_let_go(logging_fails, name, in_pool):
+    future = make()
+    if in_pool:
+        future._pool.thread = threading.current_thread()
+    called = []
+    future.add_done_callback(lambda _: odd_errors.throw(name))
+    future.add_done_callback(called.append)
+
+    settle([(future, 1)])
+
+    assert called == [future]
+
+
+def test_an_exit_while_a_callback_is_logged_ends_no_thread_of_the_pool(monkeypatch):
+    """Nor is Ctrl-C kept from a user's thread."""
+    monkeypatch.setattr(LOGGER, "exception", lambda *_: _raise(SystemExit()))
+    inside, outside = make(), make()
+    inside._pool.thread = threading.current_thread()
+    for future in (inside, outside):
+        future.add_done_callback(lambda _: _raise(ValueError()))
+
+    settle([(inside, 1)])
+    with pytest.raises(SystemExit):
+        settle([(outside, 1)])
+
+
 def test_ctrl_c_in_a_callback_comes_through_in_a_users_thread():
     future = make(cancels=True)
     future.add_done_callback(lambda _: _raise(KeyboardInterrupt()))
@@ -142,6 +172,20 @@ def test_a_result_that_the_user_has_set_counts():
     assert future.result() == "theirs"
     with pytest.raises(InvalidStateError):
         future.set_result("again")
+
+
+def test_a_result_that_the_user_has_set_counts_whatever_it_says_of_its_class():
+    class Hidden:
+        @property
+        def __class__(self):
+            raise RuntimeError("no class")
+
+    future, value = make(), Hidden()
+    future.set_result(value)
+    settle([(future, "ours")])
+    future.settle_exception(KeyError())
+
+    assert future.result() is value
 
 
 def test_what_is_settled_twice_keeps_its_first_value():
