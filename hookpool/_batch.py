@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hookpool import errors
 from hookpool._definitions import Definition, Ledger, Packet, Reference
 from hookpool._plans import table_with
+from hookpool._raised import summary_of
 from hookpool._shelf import Tabled
 from hookpool.reduction import Table
 
@@ -128,11 +129,10 @@ class Packer:
             packet = self._ledger.dump(batch, None, self._reducers.table())
         except Exception as error:  # a __reduce__ of the user's may raise anything
             self._explain(calls)
-            if isinstance(error, pickle.PicklingError):
+            if issubclass(type(error), pickle.PicklingError):
                 raise
-            what = f"{type(error).__name__}: {error}"
             raise errors.CannotPickle(
-                f"could not pickle the task to send to the workers: {what}"
+                f"could not pickle the task to send to the workers: {summary_of(error)}"
             ) from error
         if self._maps is None and self._reducers.has_mapped():
             self._maps = self._ledger.put(Maps(uuid.uuid4().hex), read_only=True)

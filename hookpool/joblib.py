@@ -212,7 +212,10 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             future = workers._submit_packet(_batch.run, self._packer.pack(calls), named)
         except BaseException as error:
             arrays.release(arrays.take_held())
-            if not isinstance(error, Exception):
+            # What is no `Exception` may be Ctrl-C, but in the executor's thread it is the user's.
+            # Not `isinstance`, which would ask the error's own `__class__`.
+            in_pool = workers is not None and workers._driver.thread is threading.current_thread()
+            if not issubclass(type(error), Exception) and not in_pool:
                 raise
             failed: Future[Any] = Future()
             failed.set_exception(error)

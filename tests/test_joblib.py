@@ -26,6 +26,8 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError  # noqa
 
 import hookpool.joblib  # noqa: E402
 from hookpool import _batch, _buffers, errors  # noqa: E402
+from tests import odd_errors  # noqa: E402
+from tests.helpers import AtPickle  # noqa: E402
 from tests.joblib_tracker import stop_tracker  # noqa: E402
 from tests.processes import (  # noqa: E402
     Program,
@@ -638,6 +640,24 @@ def test_a_reduce_that_raises_is_a_pickling_error():
 
     with pytest.raises(pickle.PicklingError, match=r"the task to send to the workers.*123"):
         parallel()([delayed(id)(Broken())])
+
+
+@pytest.mark.parametrize("name", ["no text", "no class"])
+def test_so_it_is_whatever_its_error_says(name):
+    with pytest.raises(pickle.PicklingError, match="the task to send to the workers") as caught:
+        parallel()([delayed(id)(odd_errors.AtDump(name))])
+
+    assert type(caught.value.__cause__) is odd_errors.KINDS[name]
+
+
+def test_a_reduce_that_exits_in_the_executors_thread_is_an_error_and_not_a_hang():
+    with pytest.raises(SystemExit):
+        # Beyond pre_dispatch, so that it is met there.
+        parallel(batch_size=1)(
+            delayed(id)(AtPickle(sys.exit) if i == 40 else i) for i in range(50)
+        )
+
+    assert parallel()([delayed(abs)(-1)]) == [1]
 
 
 @pytest.mark.parametrize("bad", [1, 4])
