@@ -279,7 +279,13 @@ def test_a_bug_in_the_drivers_thread_fails_what_is_pending(monkeypatch):
     assert isinstance(stories[0], ZeroDivisionError)
 
 
-@pytest.mark.parametrize("kind", [odd_errors.NoText, odd_errors.Frozen])
+class Mute(odd_errors.NoText):
+    """Says nothing of itself in any way."""
+
+    __repr__ = odd_errors.NoText.__str__
+
+
+@pytest.mark.parametrize("kind", [Mute, odd_errors.Frozen])
 def test_a_bug_that_cannot_be_told_of_does_so_as_well(monkeypatch, kind):
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     pool = HookPoolExecutor(1)
