@@ -439,10 +439,6 @@ class Exchange:
         self._borrowed: dict[int, tuple[Mapped, int]] = {}
         _exchanges.add(self)
 
-    def fds(self) -> list[int]:
-        """The descriptor of the socket, if there is one; a forked child must close it."""
-        return [] if self._socket is None else [self._socket.fileno()]
-
     def close(self) -> None:
         """The other process is gone, or of no interest any more; what is borrowed stays usable."""
         for slot in list(self._lent.values()):
@@ -453,6 +449,14 @@ class Exchange:
         self.isolate()
         self._borrowed.clear()
         self._arenas.clear()
+        self.leave()
+
+    def leave(self) -> None:
+        """Neither send nor receive any more: in a forked child, what is borrowed stays usable.
+
+        Not by its number: the socket lives as long as what is borrowed, and would close that again
+        when it is somebody else's.
+        """
         if self._socket is not None:
             self._socket.close()
 

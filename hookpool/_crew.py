@@ -70,9 +70,9 @@ class Worker:
         self.killed = False
 
     def fds(self) -> list[int]:
-        """The descriptors that a forked child of the owner must close."""
+        """The descriptors that a forked child of the owner must close, but for the exchange's."""
         pidfd = [] if self.pidfd is None else [self.pidfd]
-        return self.channel.fds() + self.exchange.fds() + pidfd
+        return self.channel.fds() + pidfd
 
     def pass_on_reading(self) -> None:
         """Let another thread read: the one that does has interrupted itself, and will not."""

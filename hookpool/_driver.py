@@ -186,6 +186,7 @@ class Driver(Reader):
             for fd in worker.fds():
                 with contextlib.suppress(OSError):
                     os.close(fd)
+            worker.exchange.leave()
             worker.channel.leave_board()
         self._workers.clear()
         if self._poller is not None:

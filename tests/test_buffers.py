@@ -407,6 +407,24 @@ def status(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def test_who_has_left_in_a_fork_closes_nothing_when_the_last_of_what_was_borrowed_goes(pair: Pair):
+    """The descriptor that was the socket's is somebody else's by then."""
+    kept = [pair.carry(data(1)).load_once()]
+
+    def child() -> bool:
+        number = pair.b._socket.fileno()
+        pair.b.leave()
+        pair.__dict__.clear()
+        r, _ = os.pipe()
+        os.dup2(r, number)
+        same = is_all(kept.pop().raw, 1)
+        gc.collect()
+        os.fstat(number)
+        return same
+
+    assert status(forked(child)) == 0
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_parent_and_child_of_a_fork_have_copies(pair: Pair, shared: bool):
     arrived = pair.carry(data(1), shared=shared).load_once()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import contextlib
+import gc
 import os
 import random
 import signal
@@ -269,6 +271,34 @@ def test_a_fork_of_the_owner_has_copies_of_results(pool: HookPoolExecutor):
         os._exit(0)
     os.waitpid(pid, 0)
     assert (result == 1).all()
+
+
+def test_a_fork_of_the_owner_that_drops_a_result_keeps_its_own_files(pool: HookPoolExecutor):
+    results = [pool.submit(lambda: np.full(MB, 1)).result() for _ in range(4)]
+    pid = os.fork()
+    if pid == 0:
+        own = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]
+        results.clear()
+        gc.collect()
+        with contextlib.suppress(OSError):
+            for fd in own:
+                os.fstat(fd)
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_an_initializer_may_raise_something_large():
+    text = "x" * MB
+
+    def init() -> None:
+        raise ValueError(text)
+
+    with HookPoolExecutor(1, initializer=init) as pool:
+        error = pool.submit(abs, 1).exception(timeout=50)
+
+    assert isinstance(error, errors.InitializerFailed)
+    assert str(error.__cause__) == text
 
 
 @pytest.mark.timeout(200)
