@@ -239,7 +239,9 @@ class Reader(Desk):
             case Kind.DROPPED:
                 event = _events.Dropped(worker.number, frame.number, now)
             case Kind.UNFIT:
-                self._start_error = rebuilt(frame.body)
+                body = frame.body
+                large = worker.exchange.borrow(body) if is_borrowed(body) else body
+                self._start_error = rebuilt(large)
                 # The pool breaks when it has ended: it may still have logs to send on its way.
                 worker.unfit = True
                 self._kill_at = now + KILL_AFTER

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Protocol, TypeAlias
 
-    from hookpool._buffers import Exchange
+    from hookpool._buffers import Borrowed, Exchange
     from hookpool._definitions import Definition
     from hookpool._future import HookFuture
     from hookpool._wire import Buffer, ResultRow
@@ -392,7 +392,7 @@ def _add_traceback(error: BaseException, text: str) -> None:
     set_cause(error, errors.remote_traceback(text))
 
 
-def rebuilt(data: Buffer) -> BaseException:
+def rebuilt(data: Buffer | Borrowed) -> BaseException:
     """What an initializer raised."""
     try:
         error, text = _worker.read_error(data)

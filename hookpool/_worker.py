@@ -651,7 +651,7 @@ def _log_failed_initializer() -> None:
 
 
 def read_error(
-    data: _wire.Buffer, load: Callable[[Any], Any] = loads
+    data: _wire.Buffer | Borrowed, load: Callable[[Any], Any] = loads
 ) -> tuple[BaseException, str]:
     """The owner's side of `_dump_error`; raises `CannotUnpickle` when it cannot be rebuilt."""
     try:
