@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import functools
 
+_ONLY_AT_START = (
+    "It travels only while a child starts: pass it in initargs or a Process's arguments."
+)
+
 # What to do, and the types it is for: by name, so that nothing is imported to look for something
 # that is not there. Subclasses count.
 _CURES = {
@@ -14,7 +18,7 @@ _CURES = {
     "(ctx.Lock()) through initargs or a Process's arguments, or make it inside the function.": """
         _thread.lock _thread.RLock threading.Condition threading.Event threading.Semaphore
         threading.Barrier""",
-    "It travels only while a child starts: pass it in initargs or a Process's arguments.": """
+    _ONLY_AT_START: """
         multiprocessing.synchronize.SemLock multiprocessing.synchronize.Condition
         multiprocessing.synchronize.Event multiprocessing.queues.Queue
         multiprocessing.queues.SimpleQueue multiprocessing.sharedctypes.SynchronizedBase""",
@@ -64,5 +68,8 @@ def _cures() -> dict[str, str]:
 
 def cure_of(obj: object) -> str | None:
     """What to do about an object of a kind that is known never to travel."""
-    kinds = (_cures().get(f"{cls.__module__}.{cls.__qualname__}") for cls in type(obj).__mro__)
-    return next(filter(None, kinds), None)
+    names = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(obj).__mro__]
+    # What `RawArray` and `RawValue` make is of a type that others may have, too.
+    if "_ctypes._CData" in names and "_wrapper" in getattr(obj, "__dict__", ()):
+        return _ONLY_AT_START
+    return next(filter(None, map(_cures().get, names)), None)

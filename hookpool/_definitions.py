@@ -22,7 +22,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from hookpool import _rebuild
 from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
 from hookpool._classes import versions_of
-from hookpool._handle import Handle, refuse_stranger
+from hookpool._handle import Handle, Owner, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
 from hookpool._plain import ATOMS, NEVER_LARGE
@@ -195,8 +195,7 @@ class Ledger:
         from hookpool._sharing import Copies  # late, as `_watch`
 
         self._copies = Copies(self._lender)
-        #: By which handles know whose they are, without keeping the ledger alive.
-        self._token = object()
+        self._owner = Owner()
         self.forgotten = Forgotten()
         self._numbers = itertools.count(1)
         #: Guards the five below.
@@ -319,7 +318,11 @@ class Ledger:
             if notes is not None:
                 self._note(notes.captures)
         is_shared = type(data) is Parcel and data.is_in_memory()
-        return Handle(definition, self._token, type(obj).__name__, is_shared)
+        return Handle(definition, self._owner, type(obj).__name__, is_shared)
+
+    def close(self) -> None:
+        """Have handles know that what they stand for is gone."""
+        self._owner.is_closed = True
 
     def refer_to(self, handle: Handle) -> Definition:
         """The definition behind a handle.
@@ -327,7 +330,7 @@ class Ledger:
         Raises:
             pickle.PicklingError: it is another ledger's.
         """
-        refuse_stranger(handle, self._token)
+        refuse_stranger(handle, self._owner)
         definition: Definition = handle.definition
         return definition
 

@@ -173,6 +173,7 @@ class Driver(Reader):
             if self._board is not None:
                 self._board.close()
         del self._ledger.forgotten.wake  # which would keep us alive
+        self._ledger.close()
         self._lender.close()
 
     def after_fork(self) -> None:

@@ -17,17 +17,29 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+class Owner:
+    """Stands for a ledger, without keeping it alive, in the handles that it has made."""
+
+    __slots__ = ("is_closed",)
+
+    def __init__(self) -> None:
+        #: Whether its pool has ended, and what was put is gone.
+        self.is_closed = False
+
+
 class Handle:
     """Arrives in a task as the object that was `put`; lets go of it when the last one dies."""
 
-    __slots__ = ("__weakref__", "_is_shared", "_of", "definition", "owner")
+    __slots__ = ("__weakref__", "_is_shared", "_of", "_size", "definition", "owner")
 
-    def __init__(self, definition: Any, owner: object, of: str, is_shared: bool) -> None:
+    def __init__(self, definition: Any, owner: Owner, of: str, is_shared: bool) -> None:
         #: What keeps the object: what tasks refer to.
         self.definition = definition
-        #: A token of the ledger that made it.
+        #: Of the ledger that made it.
         self.owner = owner
         self._of = of
+        #: In bytes, which the definition does not tell any more when the pool has ended.
+        self._size = len(definition.data)
         self._is_shared = is_shared
 
     def __reduce__(self) -> Any:
@@ -41,7 +53,9 @@ class Handle:
 
     def __repr__(self) -> str:
         where = "in shared memory" if self._is_shared else "goes to each worker by its pipe"
-        return f"<handle of {self._of}: {len(self.definition.data)} bytes, {where}>"
+        if self.owner.is_closed:
+            where = "gone: its pool is closed"
+        return f"<handle of {self._of}: {self._size} bytes, {where}>"
 
 
 _ELSEWHERE = (
@@ -63,7 +77,7 @@ def reduce_handle(pickler: Any, handle: Handle) -> Any:
     return _rebuild.handed, (0,)
 
 
-def refuse_stranger(handle: Handle, owner: object) -> None:
+def refuse_stranger(handle: Handle, owner: Owner) -> None:
     """Raise for a handle of another pool."""
     if handle.owner is not owner:
         raise pickle.PicklingError(_ELSEWHERE)

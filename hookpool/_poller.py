@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 CAN_MUTE = sys.platform == "linux"
 
 
+# In seconds: the kernel counts milliseconds in 31 bits.  Who is woken before anything has happened
+# looks at the clock, and waits again.
+_LONGEST = 1_000_000.0
+
 _READABLE = getattr(select, "EPOLLIN", 0)
 
 
@@ -72,12 +76,14 @@ class Poller:
             self._epoll.modify(fd, _READABLE)
 
     def wait(self, timeout: float | None) -> list[tuple[Any, int, bool]]:
-        """Wait for something, at most so many seconds.
+        """Wait for something, at most so many seconds; less where they are very many.
 
         Returns:
             For each descriptor that is ready: its data, itself, and whether it is one to write to.
             Ready is also one whose other end is gone, which a read or write then shows.
         """
+        if timeout is not None and timeout > _LONGEST:
+            timeout = _LONGEST
         ready: list[tuple[Any, int, bool]] = []
         if sys.platform == "linux":
             for fd, events in self._epoll.poll(timeout):

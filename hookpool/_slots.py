@@ -60,6 +60,8 @@ class Arena:
     __slots__ = ("_closing", "_sizes", "count", "free", "number", "retired", "slot")
 
     def __init__(self, number: int, slot: int, count: int, sizes: dict[int, int]) -> None:
+        # First of all: who cannot be made is still finalized, and looks at these.
+        self._sizes = sizes
         self.number = number
         #: The size of each slot.
         self.slot = slot
@@ -70,7 +72,6 @@ class Arena:
         self.retired = False
         #: Whether `Slots.trim` is looking at it.
         self._closing = False
-        self._sizes = sizes
         sizes[number] = self.size
 
     @property

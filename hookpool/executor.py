@@ -91,7 +91,8 @@ class HookPoolExecutor(Executor):
     Args:
         max_workers: the most workers at a time; by default the CPUs this process may use (see
             `cpu_count`).
-        mp_context: the multiprocessing context that starts workers; by default hookpool's.
+        mp_context: the multiprocessing context that starts workers, or the name of one, such as
+            ``"spawn"``; by default hookpool's.
         initializer: called as ``initializer(*initargs)`` in each worker before its first task.
             Should it raise, the pool is broken.
         initargs: its arguments; multiprocessing's locks and queues may be among them.
@@ -100,7 +101,7 @@ class HookPoolExecutor(Executor):
             ``"break"``: the contract of the standard library, any death breaks the pool.
         idle_timeout: a worker without work for so many seconds ends; None means never.  Workers
             that are forked from this process stay: others could not be forked without a risk.
-        env: environment variables to set in each worker.
+        env: environment variables to set in each worker, strings to strings.
         inner_threads: how many threads numeric libraries (OpenMP, BLAS, ...) may start in a
             worker, unless the environment says so already.  By default the CPUs divided by
             `max_workers`, so that workers times threads fit; None leaves them alone.
@@ -114,11 +115,10 @@ class HookPoolExecutor(Executor):
         result_reducers: the same for objects in results.
 
     Raises:
-        ValueError: `max_workers` or `max_tasks_per_child` is not positive, or too large here, or
-            `max_tasks_per_child` is used with a context that forks; `shared_memory` is negative or
-            `large` is not positive.
-        TypeError: `initializer` cannot be called; `max_workers` or `max_tasks_per_child` is not an
-            integer.
+        ValueError: a number is too small, or too large here, a word is none of those above, or
+            there is no context of that name; or `max_tasks_per_child` is used with a context that
+            forks.
+        TypeError: an argument is not of the kind that is asked for.
         NestedTooDeep: this process is itself in a pool in a pool ... ten deep.
 
     Example:
@@ -130,7 +130,7 @@ class HookPoolExecutor(Executor):
     def __init__(
         self,
         max_workers: int | None = None,
-        mp_context: BaseContext | None = None,
+        mp_context: BaseContext | str | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
@@ -145,7 +145,7 @@ class HookPoolExecutor(Executor):
         result_reducers: Table | None = None,
     ) -> None:
         workers = _checked_workers(max_workers)
-        context = mp_context or multiprocessing.get_context("hookpool")
+        context = _checked_context(mp_context)
         if isinstance(context, HookContext):
             context.expect_processes()
         _import_engine()
@@ -153,19 +153,21 @@ class HookPoolExecutor(Executor):
         _check_tasks_per_child(max_tasks_per_child, forks)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        _check_memory(shared_memory, large)
+        shared_memory, large = _checked_memory(shared_memory, large)
         _check_policy(on_worker_death)
+        idle_timeout = _checked_timeout(idle_timeout)
+        environ = _checked_environ(env)
         results = _checked_reducers("result_reducers", result_reducers)
         jobs = _checked_reducers("job_reducers", job_reducers)
         _check_depth()
-        threads = max(1, cpu_count() // workers) if inner_threads == "share" else inner_threads
+        threads = _checked_threads(inner_threads, workers)
         self._max_workers = workers
         self._mp_context = context
         share = None if shared_memory is None else shared_memory // workers
         start = _worker.Start(
             initializer,
             initargs,
-            env or {},
+            environ,
             threads,
             _worker.depth + 1,
             (share, large),
@@ -417,11 +419,32 @@ def _terminate(process: BaseProcess) -> None:
     process.terminate()
 
 
+def _whole(name: str, number: Any) -> int:
+    try:
+        return int(operator.index(number))
+    except TypeError:
+        raise TypeError(f"{name} must be an integer: {number!r}") from None
+
+
+def _checked_context(context: BaseContext | str | None) -> BaseContext:
+    if context is None:
+        context = "hookpool"
+    if isinstance(context, str):
+        return multiprocessing.get_context(context)
+    # The module `multiprocessing` itself will do, and whatever else looks like one.
+    if not hasattr(context, "Process") or not hasattr(context, "get_start_method"):
+        raise TypeError(
+            "mp_context must be a multiprocessing context, or the name of one such as 'spawn': "
+            f"{context!r}"
+        )
+    return context
+
+
 def _checked_workers(max_workers: int | None) -> int:
     if max_workers is None:
         workers = cpu_count()
         return min(workers, _MOST_WORKERS_WINDOWS) if sys.platform == "win32" else workers
-    max_workers = operator.index(max_workers)
+    max_workers = _whole("max_workers", max_workers)
     if max_workers <= 0:
         raise ValueError("max_workers must be greater than 0")
     if sys.platform == "win32" and max_workers > _MOST_WORKERS_WINDOWS:
@@ -460,11 +483,57 @@ def _checked_reducers(name: str, reducers: object) -> dict[type, Callable[[Any],
     return dict(reducers)
 
 
-def _check_memory(most: int | None, large: int) -> None:
+def _checked_memory(most: int | None, large: int) -> tuple[int | None, int]:
+    most, large = None if most is None else _whole("shared_memory", most), _whole("large", large)
     if most is not None and most < 0:
         raise ValueError("shared_memory must be >= 0")
     if large < 1:
         raise ValueError("large must be >= 1")
+    return most, large
+
+
+def _checked_timeout(seconds: float | None) -> float | None:
+    """The idle timeout; None also for the one that never comes."""
+    if seconds is None:
+        return None
+    try:
+        wait = float(0.0 + seconds)  # not for strings and all else that only looks like a number
+    except TypeError:
+        raise TypeError(f"idle_timeout must be a number of seconds or None: {seconds!r}") from None
+    if not wait >= 0:  # which a NaN is not, either
+        raise ValueError(f"idle_timeout must be >= 0: {seconds!r}")
+    return None if wait == float("inf") else wait
+
+
+def _checked_environ(env: object) -> dict[str, str]:
+    """A copy of the variables, which all workers get, whenever they start."""
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env must map names of environment variables to strings: {env!r}")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"env must map strings to strings, and has {value!r} for {name!r}")
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"env has what the system does not take: {value!r} for {name!r}")
+    return dict(env)
+
+
+def _checked_threads(threads: object, workers: int) -> int | None:
+    if threads == "share":
+        return max(1, cpu_count() // workers)
+    if threads is None:
+        return None
+    wrong = f"inner_threads must be a number of threads >= 1, 'share' or None: {threads!r}"
+    if isinstance(threads, str):
+        raise ValueError(wrong)
+    try:
+        number = int(operator.index(threads))  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(wrong) from None
+    if number < 1:
+        raise ValueError(wrong)
+    return number
 
 
 def _check_tasks_per_child(most: int | None, forks: bool) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
@@ -64,6 +65,8 @@ GRACE = 5.0
 
 #: Opened once by a library or by the C library and kept for the life of the process; not a leak.
 KEPT_OPEN = ("/dev/urandom", "/dev/null")
+#: The memory of multiprocessing's shared ctypes, which it keeps for the next ones; has no name.
+KEPT_HEAP = re.compile(r"/.*/pym-\d+-\w+ \(deleted\)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -223,7 +226,7 @@ def _descriptors() -> Iterator[tuple[int, str]]:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:  # the one that listdir itself had open
             continue
-        if target not in KEPT_OPEN:
+        if target not in KEPT_OPEN and not KEPT_HEAP.fullmatch(target):
             yield int(name), target
 
 

@@ -404,6 +404,15 @@ def test_a_default_lock_in_a_message_is_an_error_as_in_the_standard_library() ->
         writer.send(lock)
 
 
+@pytest.mark.parametrize("make", [ctx.RawArray, ctx.Array])
+def test_shared_ctypes_in_a_task_are_an_error_that_says_where_they_can_travel(make: Any) -> None:
+    with hookpool.HookPoolExecutor(1, ctx) as pool:
+        error = pool.submit(len, make("d", 3)).exception()
+    assert isinstance(error, RuntimeError)
+    assert str(error).startswith("args[0]: pickling this ")
+    assert str(error).endswith("pass it in initargs or a Process's arguments.")
+
+
 # --- Pool --------------------------------------------------------------------------------------
 
 

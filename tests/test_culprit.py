@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copyreg
+import ctypes
 import dataclasses
 import functools
 import io
@@ -19,6 +20,7 @@ import threading
 import time
 import types
 import weakref
+from multiprocessing import sharedctypes
 from typing import Any
 
 import pytest
@@ -399,6 +401,15 @@ def test_cure_of(obj: object, cure: str) -> None:
 
 def test_the_search_stops_at_what_it_knows_and_not_at_a_lock_inside() -> None:
     assert told([queue.Queue()]).startswith("object[0]: ")
+
+
+def test_the_cure_is_the_same_for_shared_ctypes_whose_types_are_made_when_they_are() -> None:
+    shared = sharedctypes.Array("d", 3)
+    cure = _cures.cure_of(shared)
+    assert cure is not None
+    assert _cures.cure_of(shared.get_obj()) == cure
+    assert _cures.cure_of(sharedctypes.RawValue("d", 1.0)) == cure
+    assert _cures.cure_of((ctypes.c_double * 3)()) is None
 
 
 def test_cures_name_types_that_exist() -> None:

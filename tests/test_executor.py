@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import gc
 import inspect
+import math
 import multiprocessing
 import os
 import pickle
@@ -532,11 +533,63 @@ def test_what_a_finished_task_held_is_let_go(pool):
         ({"max_tasks_per_child": "3"}, TypeError, "max_tasks_per_child must be an integer"),
         ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child must be >= 1"),
         ({"on_worker_death": "panic"}, ValueError, "on_worker_death must be"),
+        ({"max_workers": 2.5}, TypeError, "max_workers must be an integer: 2.5"),
+        ({"shared_memory": 3.5e6}, TypeError, "shared_memory must be an integer: 3500000.0"),
+        ({"shared_memory": -1}, ValueError, "shared_memory must be >= 0"),
+        ({"large": 1e6}, TypeError, "large must be an integer: 1000000.0"),
+        ({"large": 0}, ValueError, "large must be >= 1"),
+        ({"idle_timeout": "5"}, TypeError, "idle_timeout must be a number of seconds or None"),
+        ({"idle_timeout": -1}, ValueError, "idle_timeout must be >= 0: -1"),
+        ({"idle_timeout": math.nan}, ValueError, "idle_timeout must be >= 0: nan"),
+        ({"env": ["A"]}, TypeError, "env must map names of environment variables to strings"),
+        ({"env": {"A": 1}}, TypeError, "env must map strings to strings, and has 1 for 'A'"),
+        ({"env": {1: "A"}}, TypeError, "env must map strings to strings, and has 'A' for 1"),
+        (
+            {"env": {"A=B": "C"}},
+            ValueError,
+            "env has what the system does not take: 'C' for 'A=B'",
+        ),
+        ({"inner_threads": "all"}, ValueError, "inner_threads must be .* 'share' or None: 'all'"),
+        ({"inner_threads": 0}, ValueError, "inner_threads must be .* >= 1.*: 0"),
+        ({"inner_threads": 2.5}, TypeError, "inner_threads must be .*: 2.5"),
+        ({"mp_context": "spwan"}, ValueError, "cannot find context for 'spwan'"),
+        ({"mp_context": 3}, TypeError, "mp_context must be a .*context, or the name of one .*: 3"),
     ],
 )
 def test_the_constructor_checks_its_arguments(arguments, error, text):
     with pytest.raises(error, match=text):
         HookPoolExecutor(**arguments)
+
+
+def test_the_context_may_be_given_by_its_name():
+    """As to joblib and to loky's reusable executor."""
+    with HookPoolExecutor(1, "spawn") as pool:
+        assert pool._mp_context is multiprocessing.get_context("spawn")
+        assert pool.submit(abs, -1).result() == 1
+
+
+def test_numbers_of_any_kind_that_are_whole_will_do():
+    class Whole:
+        def __index__(self) -> int:
+            return 1 << 20
+
+    with HookPoolExecutor(1, shared_memory=Whole(), large=Whole(), inner_threads=True) as pool:
+        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e12])
+def test_idle_workers_may_have_all_the_time_in_the_world(seconds: float):
+    with HookPoolExecutor(1, idle_timeout=seconds) as pool:
+        pid = pool.submit(os.getpid).result()
+        wait_until(lambda: not pool._driver._tasks)
+        assert pool.submit(os.getpid).result() == pid
+
+
+def test_the_variables_are_those_that_there_were_when_the_pool_was_made():
+    env = {"HOOKPOOL_TEST_VARIABLE": "before"}
+    with HookPoolExecutor(1, env=env) as pool:
+        env["HOOKPOOL_TEST_VARIABLE"] = "after"
+        assert pool.submit(os.getenv, "HOOKPOOL_TEST_VARIABLE").result() == "before"
 
 
 def test_tasks_per_child_do_not_go_with_fork():

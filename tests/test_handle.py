@@ -91,6 +91,19 @@ def test_what_is_put_may_hold_classes_and_other_handles():
     assert arrived.part == [1]
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_handle_says_when_its_pool_is_closed(read_only: bool):
+    with HookPoolExecutor(1) as pool:
+        large = pool.put(bytearray(MB), read_only=read_only)
+        small = pool.put([1], read_only=read_only)
+        before = repr(large)
+    size = before.split()[3]
+
+    assert "gone" not in before
+    assert repr(large) == f"<handle of bytearray: {size} bytes, gone: its pool is closed>"
+    assert "gone: its pool is closed" in repr(small)
+
+
 def test_a_handle_of_another_ledger_is_refused():
     handle = Ledger().put(1)
 

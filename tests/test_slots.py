@@ -18,6 +18,15 @@ def grown(slots: Slots, size: int, room: int = 1 << 40) -> Arena:
     return arena
 
 
+def test_an_arena_that_cannot_be_made_is_no_error_when_it_goes():
+    """Its number and where arenas are noted are the first that it knows."""
+    made = Arena.__new__(Arena)
+    with pytest.raises(TypeError, match="float"):
+        made.__init__(1, PAGE, 2.5, sizes := {})  # type: ignore[arg-type,misc]
+    made.__del__()
+    assert not sizes
+
+
 @pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1, 65536, 10**6, 10**8, 2**31 + 1])
 def test_a_slot_is_whole_pages_and_wastes_an_eighth_at_most(size: int):
     slot = slot_size(size)
