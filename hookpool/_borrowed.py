@@ -9,6 +9,7 @@ Any thread may load, and drop whatever it likes at any time.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import mmap
 import os
@@ -16,6 +17,8 @@ import pickle
 import sys
 import threading
 from functools import partial
+
+from hookpool._slots import gaps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,11 +38,13 @@ def mapped(fd: int, size: int) -> mmap.mmap:
 class Mapped:
     """An arena of somebody else's, as it is mapped here."""
 
-    __slots__ = ("_exporter", "_is_private", "_mapping", "fd", "is_forked", "size")
+    __slots__ = ("_exporter", "_is_private", "_mapping", "fd", "forks", "is_forked", "size")
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, forks: object = None) -> None:
         self.fd = fd
         self.size = size
+        #: What stood for all forks of this process when this was mapped.
+        self.forks = forks
         #: Whether a forked child may have it mapped, too, and what is written here stays here.
         self.is_forked = False
         self._is_private = False
@@ -69,6 +74,15 @@ class Mapped:
         exporter.lease = base
         exporter.ended = partial(_unmap, length, tenure)
         return memoryview(exporter).cast("B")
+
+    def punch(self, kept: list[tuple[int, int]]) -> None:
+        """Give back the memory of all but these parts, each from where on and how much.
+
+        For whoever has it mapped the rest is zero from then on; or nothing changes.
+        """
+        with contextlib.suppress(OSError, AttributeError):
+            for start, length in gaps(kept, self.size, mmap.PAGESIZE):
+                self._mapping.madvise(mmap.MADV_REMOVE, start, length)
 
     def isolate(self) -> None:
         """Make the mapping private in place: same addresses, same content.

@@ -1,8 +1,8 @@
 """Shared memory for large buffers: lend, borrow, give back.  docs/buffers.md has the picture.
 
-Owns the memory (anonymous files, their mappings and descriptors), what one process has lent to
-another, and what it has borrowed.  Which slot is free is `_slots`' business; what a pickle is,
-the caller's; and the channel on which rows and news travel is not known here.
+Owns what one process has lent to another, and what it has borrowed.  The memory itself is
+`_arena`'s business, and `_borrowed`'s where it has arrived; which slot is free, `_slots`'; what a
+pickle is, the caller's; and the channel on which rows and news travel is not known here.
 
 A `Lender` makes and fills slots; a process has one per pool.  An `Exchange` is one end of a
 socket pair between two processes: what is lent over there, and borrowed from there.
@@ -27,6 +27,7 @@ import sys
 import weakref
 from collections import deque
 
+from hookpool._arena import SharedArena, copy, is_same, memory_of
 from hookpool._borrowed import (
     Borrowed,
     Common,
@@ -36,7 +37,6 @@ from hookpool._borrowed import (
     after_fork_in_child,
     loads,
     loads_again,
-    mapped,
 )
 from hookpool._plain import THRESHOLD
 from hookpool._slots import Arena, Slot, Slots
@@ -66,7 +66,6 @@ __all__ = [
     "Lender",
     "Parcel",
     "is_borrowed",
-    "is_same",
     "loads",
     "loads_again",
     "socket_pair",
@@ -77,8 +76,6 @@ WARM = 1 << 30
 # What was given back is reported at once when it is more than this, so that the other process can
 # use it; smaller would wake a thread more often, larger would have it take more new memory.
 REPORT = 4 << 20
-# What is copied at once: other threads of the process get their turn in between.
-_PIECE = 8 << 20
 
 #: Whether memory can be shared without a name that would have to be cleaned up.
 CAN_LEND = hasattr(os, "memfd_create") and sys.platform == "linux"
@@ -101,71 +98,6 @@ _TAINTED = 1 << 62
 _MISSED = _GONE | _TAINTED
 # Or a request: let go of what nobody uses.  No lease and no arena has this number.
 _TRIM = 0
-
-
-# -- memory -------------------------------------------------------------------------------------
-
-
-class SharedArena(Arena):
-    """An arena and its memory, mapped writable in the process that lends it."""
-
-    __slots__ = ("_gone", "fd", "view")
-
-    def __init__(
-        self, number: int, slot: int, count: int, sizes: dict[int, int], gone: list[object]
-    ) -> None:
-        self.fd = -1
-        #: Where to leave a mark when we are gone.
-        self._gone = gone
-        super().__init__(number, slot, count, sizes)
-        self.fd = _reserved(self.size)
-        self.view = memoryview(mapped(self.fd, self.size))
-
-    def __del__(self) -> None:
-        super().__del__()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self._gone[0] = object()
-
-
-def _reserved(size: int) -> int:
-    """The descriptor of a new anonymous file, all of whose pages are there."""
-    fd = os.memfd_create("hookpool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        import fcntl
-
-        os.fchmod(fd, 0o600)
-        # Nobody meets SIGBUS for want of memory, and that is known before anything is promised.
-        os.posix_fallocate(fd, 0, size)
-        # Nor because somebody who has it made it smaller.
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _copy(target: memoryview, pieces: Iterable[Buffer]) -> None:
-    start = 0
-    for piece in pieces:
-        source = memoryview(piece)
-        for at in range(0, len(source), _PIECE):
-            some = source[at : at + _PIECE]
-            target[start : start + len(some)] = some
-            start += len(some)
-
-
-def is_same(one: memoryview, other: Buffer) -> bool:
-    """Whether two pieces of equal length have equal content."""
-    other = memoryview(other)
-    words = len(one) // 8 * 8
-    for at in range(0, words, _PIECE):
-        stop = min(at + _PIECE, words)
-        # By words: by bytes it takes many times as long.
-        if one[at:stop].cast("Q") != other[at:stop].cast("Q"):
-            return False
-    return one[words:] == other[words:]
 
 
 class Lender:
@@ -262,7 +194,7 @@ class Lender:
         if slot is None:
             slot = self._grow(size, slots)
         if slot is not None:
-            _copy(memory_of(slot, size), pieces)
+            copy(memory_of(slot, size), pieces)
         return slot
 
     def _grow(self, size: int, slots: Slots) -> Slot | None:
@@ -299,12 +231,6 @@ class Lender:
 
 def _do_nothing() -> None:
     pass
-
-
-def memory_of(slot: Slot, size: int) -> memoryview:
-    """The first so many bytes of a slot of this process."""
-    assert isinstance(slot.arena, SharedArena)
-    return slot.arena.view[slot.offset : slot.offset + size]
 
 
 class Parcel:
@@ -435,8 +361,8 @@ class Exchange:
         self._trims = False
         #: Their arenas, by number.
         self._arenas: dict[int, Mapped] = {}
-        #: What is in use here, by lease: in which arena, and how much it is.
-        self._borrowed: dict[int, tuple[Mapped, int]] = {}
+        #: What is in use here, by lease: in which arena, from where on, and how much it is.
+        self._borrowed: dict[int, tuple[Mapped, int, int]] = {}
         _exchanges.add(self)
 
     def close(self) -> None:
@@ -450,6 +376,22 @@ class Exchange:
         self._borrowed.clear()
         self._arenas.clear()
         self.leave()
+
+    def reclaim(self) -> None:
+        """Give back what nobody here has of the memory that was lent by the other process.
+
+        For the owner of a worker that has ended, before `close`. Nobody else was lent anything by
+        it, so nobody but what is borrowed here looks at that memory, and no more will be borrowed.
+        """
+        self._forget_ended()
+        kept: dict[Mapped, list[tuple[int, int]]] = {}
+        # More than what is in use at the end of this line is not in use later, not even in a child
+        # that another thread forks just then. One that was forked before has what there was then.
+        for arena, offset, length in list(self._borrowed.values()):
+            kept.setdefault(arena, []).append((offset, length))
+        for arena, parts in kept.items():
+            if not _forking and arena.forks is _forks[0]:
+                arena.punch(parts)
 
     def leave(self) -> None:
         """Neither send nor receive any more: in a forked child, what is borrowed stays usable.
@@ -506,7 +448,7 @@ class Exchange:
             for _, _, data in rights:  # none, if this process has no descriptor left
                 [fd] = array.array("i", data)
                 with contextlib.suppress(OSError):  # no address space left
-                    self._arenas[number] = Mapped(fd, size)
+                    self._arenas[number] = Mapped(fd, size, _forks[0])
             if number not in self._arenas:
                 self._missed.append(number)
                 if self._wake is not None:
@@ -555,7 +497,7 @@ class Exchange:
                 "Close files there, or raise the limit; the memory is sent again with the next "
                 "task that needs it"
             )
-        self._borrowed[lease] = arena, length
+        self._borrowed[lease] = arena, offset, length
         if mode:
             tenure = Tenure(lease, self._end)
             return Common(arena, offset, length, tenure, mode == READ_ONLY)
@@ -566,7 +508,7 @@ class Exchange:
         self._ended.append(lease)
         borrowed = self._borrowed.get(lease)
         if borrowed is not None:
-            self._ended_bytes += borrowed[1]
+            self._ended_bytes += borrowed[2]
             if self._ended_bytes > REPORT and self._wake is not None:
                 self._wake()
 
@@ -637,7 +579,7 @@ class Exchange:
             Why some of it could not be, which a fork then shares.
         """
         failures = []
-        for arena in {arena for arena, _ in list(self._borrowed.values())}:
+        for arena in {arena for arena, _, _ in list(self._borrowed.values())}:
             try:
                 arena.isolate()
             except OSError as error:
@@ -651,6 +593,8 @@ _exchanges: weakref.WeakSet[Exchange] = weakref.WeakSet()
 _lenders: weakref.WeakSet[Lender] = weakref.WeakSet()
 #: For each fork in progress: what is borrowed meanwhile its child may have, too.
 _forking: list[None] = []
+#: Another object whenever a fork begins or has ended.
+_forks: list[object] = [None]
 
 
 def _living(those: weakref.WeakSet[T]) -> list[T]:
@@ -668,6 +612,7 @@ def _isolate() -> None:
 
 def _before_fork() -> None:
     _forking.append(None)
+    _forks[0] = object()
     _isolate()
 
 
@@ -676,11 +621,13 @@ def _after_fork_in_parent() -> None:
     try:
         _isolate()
     finally:
+        _forks[0] = object()  # while this fork still counts as being in progress
         with contextlib.suppress(IndexError):  # an interrupt came before it was there
             _forking.pop()
 
 
 def _after_fork_in_child() -> None:
+    _forks[0] = object()
     _forking.clear()
     after_fork_in_child()
     try:

@@ -81,8 +81,9 @@ class Worker:
         self.reading = threading.Lock()
 
     def close(self) -> None:
-        """Give up all descriptors."""
+        """Give up all descriptors; the process has ended."""
         self.channel.close()
+        self.exchange.reclaim()
         self.exchange.close()
         if self.pidfd is not None:
             os.close(self.pidfd)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import weakref
 
-from hookpool._buffers import Lender, Parcel, is_same, memory_of
+from hookpool._arena import is_same, memory_of
+from hookpool._buffers import Lender, Parcel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

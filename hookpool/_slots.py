@@ -54,6 +54,25 @@ def slot_size(size: int, page: int = PAGE) -> int:
     return -(-size // step) * step
 
 
+def gaps(parts: list[tuple[int, int]], size: int, page: int = PAGE) -> list[tuple[int, int]]:
+    """Where in an arena of this size are whole pages without any of these parts.
+
+    Args:
+        parts: where they start and how long they are; in any order, and they may overlap.
+        size: a multiple of the page.
+        page: on whose multiples all that is returned starts and ends.
+    """
+    found, end = [], 0
+    for offset, length in sorted(parts):
+        start = offset // page * page
+        if start > end:
+            found.append((end, start - end))
+        end = max(end, -(-(offset + length) // page) * page)
+    if end < size:
+        found.append((end, size - end))
+    return found
+
+
 class Arena:
     """Some slots of one size."""
 

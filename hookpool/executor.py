@@ -106,8 +106,9 @@ class HookPoolExecutor(Executor):
             worker, unless the environment says so already.  By default the CPUs divided by
             `max_workers`, so that workers times threads fit; None leaves them alone.
         shared_memory: the most bytes of shared memory for arguments, and as much for the results
-            of all workers together; what exceeds it goes through pipes. By default new memory may
-            be half of what is available at the time. 0: none at all.
+            of all workers together, each of which has an equal share; what exceeds it goes through
+            pipes. What is kept of workers that have ended does not count. By default new memory
+            may be half of what is available at the time. 0: none at all.
         large: from how many bytes on buffers and pickles are large and go into shared memory.
         job_reducers: by exact type, how objects in calls are pickled: functions that take the
             object and give a reduce value, as with `copyreg.pickle`. They come before all other
@@ -163,14 +164,14 @@ class HookPoolExecutor(Executor):
         threads = _checked_threads(inner_threads, workers)
         self._max_workers = workers
         self._mp_context = context
-        share = None if shared_memory is None else shared_memory // workers
-        start = _worker.Start(
+        self._shared_memory = shared_memory
+        self._start = start = _worker.Start(
             initializer,
             initargs,
             environ,
             threads,
             _worker.depth + 1,
-            (share, large),
+            (self._share(), large),
             results,
         )
         lender = Lender(shared_memory, large)
@@ -357,11 +358,20 @@ class HookPoolExecutor(Executor):
     def resize(self, max_workers: int) -> None:
         """Have at most so many workers from now on; surplus ones end when they have no work.
 
+        Workers that start from now on get shares of `shared_memory` by this number; those that
+        there are keep theirs.
+
         Raises:
             ValueError: `max_workers` is not positive, or too large here.
+            TypeError: `max_workers` is not an integer.
         """
         self._max_workers = _checked_workers(max_workers)
+        self._start.lending = self._share(), self._start.lending[1]
         self._driver.resize(self._max_workers)
+
+    def _share(self) -> int | None:
+        """The most bytes of shared memory for the results of one worker."""
+        return None if self._shared_memory is None else self._shared_memory // self._max_workers
 
     def _retire(self, kill: bool) -> None:
         if kill:

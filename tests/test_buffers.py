@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hookpool import _borrowed, _buffers
 from hookpool._buffers import (
+    READ_ONLY,
     SHARED,
     THRESHOLD,
     Borrowed,
@@ -29,19 +32,20 @@ from hookpool._buffers import (
 pytestmark = pytest.mark.skipif(not _buffers.CAN_LEND, reason="there is no memfd here")
 
 SIZE = 1 << 20
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Pair:
     """Two exchanges in one process: each end maps the other's memory, as if it were another's."""
 
-    def __init__(self, limit: int | None = None) -> None:
-        self.lender = Lender(limit)
+    def __init__(self, limit: int | None = None, threshold: int = THRESHOLD) -> None:
+        self.lender = Lender(limit, threshold)
         ours, theirs = socket_pair()
         self.a = Exchange(ours, self.lender)
         self.b = Exchange(theirs, Lender())
 
-    def carry(self, obj: Any, *, shared: bool = False) -> Borrowed:
-        return self.b.borrow(self.a.lend(parcel(self.lender, obj, shared=shared)))
+    def carry(self, obj: Any, *, shared: bool = False, mode: int = 0) -> Borrowed:
+        return self.b.borrow(self.a.lend(parcel(self.lender, obj, shared=shared, mode=mode)))
 
     def settle(self) -> None:
         """Have each side hear what the other has to say."""
@@ -54,10 +58,10 @@ class Pair:
             exchange.lender.close()
 
 
-def parcel(lender: Lender, obj: Any, *, shared: bool = False) -> Any:
+def parcel(lender: Lender, obj: Any, *, shared: bool = False, mode: int = 0) -> Any:
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(obj, 5, buffer_callback=buffers.append)
-    return lender.parcel((data,), buffers, SHARED if shared else 0)
+    return lender.parcel((data,), buffers, SHARED if shared else mode)
 
 
 @pytest.fixture
@@ -387,6 +391,117 @@ def test_a_receiver_without_descriptors_says_so_and_gives_everything_back(pair: 
     pair.settle()
     pair.lender.trim()
     assert pair.lender.held == 0
+
+
+# -- a lender that is gone ----------------------------------------------------------------------
+
+
+def blocks(pair: Pair) -> int:
+    """Bytes that the arenas take of which anything is in use here; the others go with the end."""
+    arenas = {arena for arena, _, _ in pair.b._borrowed.values()}
+    return sum(os.fstat(arena.fd).st_blocks * 512 for arena in arenas)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE, 40 * PAGE]),
+            st.sampled_from(["dropped", "kept", "written", "sliced", "not loaded"]),
+            st.sampled_from([0, SHARED, READ_ONLY]),
+        ),
+        max_size=30,
+    )
+)
+@settings(deadline=None)
+def test_of_a_dead_lender_only_what_is_kept_takes_memory_and_all_of_that_stays(things: Any):
+    pair = Pair(threshold=1)
+    kept: list[tuple[Any, int, int]] = []
+    late: list[tuple[Borrowed, int, int]] = []
+    most = 0
+    for fill, (size, fate, mode) in enumerate(things, 1):
+        arrived = pair.carry(data(fill, size), mode=mode)
+        if fate == "dropped":
+            continue
+        most += -(-size // PAGE) * PAGE + PAGE  # of its pickle
+        if fate == "not loaded":
+            late.append((arrived, fill, size))
+            continue
+        raw = arrived.load_once().raw
+        if fate == "written" and not memoryview(raw).readonly:
+            raw[:] = bytes([fill + 100]) * size
+            kept.append((raw, fill + 100, size))
+        else:
+            raw = raw[size // 2 :] if fate == "sliced" else raw
+            kept.append((raw, fill, size - (size // 2 if fate == "sliced" else 0)))
+    arrived = raw = None
+
+    pair.b.reclaim()
+    assert blocks(pair) <= most
+    pair.close()
+
+    kept += [(one.load_once().raw, fill, size) for one, fill, size in late]
+    for raw, fill, size in kept:
+        assert len(raw) == size
+        assert is_all(raw, fill)
+        if not memoryview(raw).readonly:
+            raw[:] = bytes(size)  # the pages are there
+
+
+def test_what_a_forked_child_has_of_a_dead_lender_stays_in_memory(pair: Pair):
+    """The parent has given it back, and what it still has is in the same arena."""
+    kept = pair.carry(data(1)).load_once()
+    dropped = pair.carry(data(2)).load_once()
+    r, w = os.pipe()
+    both = [kept, dropped]
+    child = forked(lambda: os.read(r, 1) and is_all(both[0].raw, 1) and is_all(both[1].raw, 2))
+    both.clear()
+    del dropped
+    pair.b.reclaim()
+    os.write(w, b"x")
+    os.close(r)
+    os.close(w)
+    assert status(child) == 0
+    assert is_all(kept.raw, 1)
+
+
+def test_what_came_and_went_during_a_fork_stays_in_memory():
+    """The child may have it."""
+    pair = Pair()
+    _buffers._before_fork()
+    kept = pair.carry(data(1)).load_once()
+    pair.carry(data(2)).load_once()
+    before = blocks(pair)
+    pair.b.reclaim()
+    assert blocks(pair) == before
+    _buffers._after_fork_in_parent()
+    pair.b.reclaim()
+    assert blocks(pair) == before
+    pair.close()
+    assert is_all(kept.raw, 1)
+
+
+def test_what_was_there_only_during_a_fork_stays_in_memory_also_beside_what_came_later():
+    """Of that arena nothing was in use when the fork ended, so that it was not made private."""
+    pair = Pair()
+    _buffers._before_fork()
+    pair.carry(data(2)).load_once()
+    pair.b.news()  # it is known that it has ended, and not told yet
+    _buffers._after_fork_in_parent()
+    kept = pair.carry(data(1)).load_once()
+    before = blocks(pair)
+    assert before > SIZE
+    pair.b.reclaim()
+    assert blocks(pair) == before
+    pair.close()
+    assert is_all(kept.raw, 1)
+
+
+def test_memory_that_came_after_a_fork_is_given_back(pair: Pair):
+    assert status(forked(lambda: True)) == 0
+    kept = pair.carry(data(1)).load_once()
+    pair.b.reclaim()
+    assert SIZE <= blocks(pair) < 2 * SIZE
+    assert is_all(kept.raw, 1)
 
 
 # -- forks --------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ FLOORS = [
     ["_plans", "_sharing"],
     ["_phases", "_buffers"],
     ["_reach"],
-    ["_functions"],
+    ["_functions", "_arena"],
     ["_objects", "_borrowed"],
     ["_containers", "_exceptions", "_type_forms"],
     ["_classes", "_handle", "_link", "_rebuild_objects", "_wire"],
@@ -89,6 +89,7 @@ LONG_FOR_A_REASON: dict[str, str] = {
 #: Modules that are parts of another one and are tested through it: part -> tests/test_<whole>.py.
 PARTS = {
     "_annotations": "reduction",
+    "_arena": "buffers",
     "_batch": "joblib",
     "_borrowed": "buffers",
     "_classes": "reduction",

@@ -13,6 +13,8 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,6 +288,56 @@ def test_a_fork_of_the_owner_that_drops_a_result_keeps_its_own_files(pool: HookP
             os._exit(0)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """The bytes of all shared memory that this process has been lent in this test."""
+    fds = []
+    mapped_here = _buffers.Mapped
+
+    def noted(fd: int, *rest: Any) -> Any:
+        fds.append(os.dup(fd))
+        return mapped_here(fd, *rest)
+
+    monkeypatch.setattr(_buffers, "Mapped", noted)
+    yield lambda: sum(os.fstat(fd).st_blocks * 512 for fd in fds)
+    for fd in fds:
+        os.close(fd)
+
+
+def test_results_of_workers_that_have_ended_take_no_more_memory_than_they_are(
+    taken: Callable[[], int],
+):
+    with HookPoolExecutor(2, max_tasks_per_child=1) as pool:
+        results = list(pool.map(numbers, [MB] * 12, range(12)))
+    assert 12 * MB <= taken() <= 13 * MB
+    assert all((one == numbers(MB, n)).all() for n, one in enumerate(results))
+    for one in results:
+        one += 1
+    assert all((one == numbers(MB, n + 1)).all() for n, one in enumerate(results))
+
+
+def test_workers_that_start_after_a_resize_have_smaller_shares_of_the_memory(
+    taken: Callable[[], int], tmp_path: Path
+):
+    go = tmp_path / "go"
+    with HookPoolExecutor(1, shared_memory=16 * MB) as pool:
+        pool.submit(abs, 1).result()
+        pool.resize(4)
+
+        def fill(n: int) -> Any:
+            (tmp_path / str(n)).touch()
+            wait_until(go.exists)  # so that each is in a worker of its own
+            return [numbers() for _ in range(16)]
+
+        futures = [pool.submit(fill, n) for n in range(4)]
+        wait_until(lambda: all((tmp_path / str(n)).exists() for n in range(4)))
+        go.touch()
+        results = [future.result() for future in futures]
+        # The first may have all, as before.
+        assert taken() <= 16 * MB + 3 * 4 * MB
+    assert all((part == numbers()).all() for result in results for part in result)
 
 
 def test_an_initializer_may_raise_something_large():

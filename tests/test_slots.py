@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hookpool._slots import PAGE, Arena, Slot, Slots, slot_size
+from hookpool._slots import PAGE, Arena, Slot, Slots, gaps, slot_size
 
 
 def grown(slots: Slots, size: int, room: int = 1 << 40) -> Arena:
@@ -25,6 +26,25 @@ def test_an_arena_that_cannot_be_made_is_no_error_when_it_goes():
         made.__init__(1, PAGE, 2.5, sizes := {})  # type: ignore[arg-type,misc]
     made.__del__()
     assert not sizes
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 7 * 16 - 1), st.integers(1, 3 * 16))),
+    st.integers(1, 8),
+)
+def test_gaps_are_all_pages_on_which_there_is_no_part_and_no_others(
+    parts: list[tuple[int, int]], pages: int
+):
+    page, size = 16, 16 * pages
+    parts = [(offset % size, min(length, size - offset % size)) for offset, length in parts]
+    used = {byte // page for offset, length in parts for byte in range(offset, offset + length)}
+
+    found = gaps(parts, size, page)
+
+    assert all(start % page == 0 == length % page and length for start, length in found)
+    freed = [at // page for start, length in found for at in range(start, start + length, page)]
+    assert sorted({*freed}) == freed
+    assert {*freed} == {*range(pages)} - used
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1, 65536, 10**6, 10**8, 2**31 + 1])

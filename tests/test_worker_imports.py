@@ -17,6 +17,7 @@ from tests.test_context import in_child
 NEEDED = {
     "hookpool",
     "hookpool._annotations",
+    "hookpool._arena",
     "hookpool._borrowed",
     "hookpool._buffers",
     "hookpool._claims",
