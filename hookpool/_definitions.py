@@ -26,7 +26,7 @@ from hookpool._handle import Handle, Owner, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
 from hookpool._plain import ATOMS, NEVER_LARGE
-from hookpool._plans import plans, table_with
+from hookpool._plans import is_registered, plans, table_with
 from hookpool._records import Record
 from hookpool._worker_pickler import TaskPickler, WorkerPickler, stands_for_itself
 from hookpool.reduction import Table, raise_explained, take
@@ -311,7 +311,8 @@ class Ledger:
         """
         # In a small pickle nothing could be read-only: so all buffers leave it.
         sharing = self._copies.sharing(READ_ONLY, 1) if read_only else self._sharing()
-        packet = self._written(_LedgerPickler, obj, {"object": obj}, sharing)
+        table = self._protecting() if read_only else None
+        packet = self._written(_LedgerPickler, obj, {"object": obj}, sharing, table)
         data, notes = packet.data, packet.notes
         with self._lock:
             definition = self._define(data, packet.needs, (), not read_only)
@@ -319,6 +320,14 @@ class Ledger:
                 self._note(notes.captures)
         is_shared = type(data) is Parcel and data.is_in_memory()
         return Handle(definition, self._owner, type(obj).__name__, is_shared)
+
+    def _protecting(self) -> Table | None:
+        """Reducers for what shall be read-only over there; those of others come first."""
+        from hookpool._sharing import protection
+
+        own = self._reducers or {}
+        ours = {kind: by for kind, by in protection().items() if not is_registered(kind)}
+        return table_with({**ours, **own}) if ours else None
 
     def close(self) -> None:
         """Have handles know that what they stand for is gone."""

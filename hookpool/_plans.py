@@ -77,6 +77,11 @@ def table_with(reducers: Table) -> Table:
     return {**copyreg.dispatch_table, **reducers}
 
 
+def is_registered(kind: type) -> bool:
+    """Whether somebody has registered a reducer of objects of this type, for everybody."""
+    return kind in copyreg.dispatch_table or kind in _multiprocessing_table
+
+
 def is_plainly_hashed(kind: type) -> bool:
     """Whether a type can be an element of a set: its metaclass may say otherwise, or lie."""
     meta = type(kind)

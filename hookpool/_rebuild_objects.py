@@ -303,3 +303,9 @@ def sentinel(module: str, name: str) -> object:
 def ufunc(fn: Any, inputs: int, outputs: int, options: dict[str, Any]) -> Any:
     """What `numpy.frompyfunc` makes of a function."""
     return importlib.import_module("numpy").frompyfunc(fn, inputs, outputs, **options)
+
+
+def array_over(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> Any:
+    """An array of numpy's on memory that is there; read-only if that is."""
+    flat = importlib.import_module("numpy").frombuffer(buffer, dtype=dtype)
+    return flat.reshape(shape, order=order)

@@ -1,26 +1,31 @@
 """Large buffers that several workers will have: copied once, and found again by their originals.
 
-Owns the answer to whether an original is still what its copy is, which is a comparison: then
-nothing has to be copied or sent.  Where an original is, is only a hint where to look.
+Owns what makes buffers of all arrays where nobody may write to them, and the answer to whether an
+original is still what its copy is, which is a comparison: then nothing has to be copied or sent.
+Where an original is, is only a hint where to look.
 
 Any thread may call it.
 """
 
 from __future__ import annotations
 
+import pickle
+import sys
 import weakref
 
+from hookpool import _rebuild_objects
 from hookpool._arena import is_same, memory_of
 from hookpool._buffers import Lender, Parcel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import pickle
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeAlias
 
     from hookpool._borrowed import Buffer
     from hookpool._slots import Slot
+
+    Table: TypeAlias = Mapping[type, Callable[[Any], Any]]
 
 # So many originals are remembered before those are looked for whose copies are gone.
 _MANY = 64
@@ -167,3 +172,47 @@ def digest(data: Buffer) -> bytes:
     from hashlib import sha1  # late: a worker has no use for it
 
     return sha1(data, usedforsecurity=False).digest()
+
+
+# -- what nobody may write to -------------------------------------------------------------------
+
+
+def protection() -> Table:
+    """Reducers of types of which something would else arrive writable."""
+    kind = getattr(sys.modules.get("numpy"), "ndarray", None)  # without numpy there are no arrays
+    return {} if kind is None else {kind: _reduce_protected}
+
+
+def _reduce_protected(array: Any) -> Any:
+    """As numpy, but in a buffer also where numpy would write the numbers into the pickle.
+
+    There they would be anybody's to write to when they have arrived. numpy does so for arrays with
+    gaps, and for dates, which no buffer can be of.
+    """
+    if not array.nbytes or array.dtype.hasobject:
+        return array.__reduce_ex__(5)
+    flags = array.flags
+    if _is_exported(array) and (flags.forc or _is_dense(array)):
+        reduced = array.__reduce_ex__(5)
+        if isinstance(reduced[1][0], pickle.PickleBuffer):
+            return reduced
+    order = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
+    plain = array if flags.forc else array.copy("C")
+    octets = plain.reshape(-1, order=order).view("u1")
+    arguments = pickle.PickleBuffer(octets), plain.dtype, plain.shape, order
+    return _rebuild_objects.array_over, arguments
+
+
+def _is_exported(array: Any) -> bool:
+    try:
+        memoryview(array).release()
+    except ValueError:  # its dtype is none that buffers know
+        return False
+    return True
+
+
+def _is_dense(array: Any) -> bool:
+    """Whether it is contiguous but for the order of its axes: newer versions of numpy see that."""
+    axes = sorted(range(array.ndim), key=array.strides.__getitem__, reverse=True)
+    dense: bool = array.transpose(axes).flags.c_contiguous
+    return dense

@@ -262,15 +262,20 @@ class HookPoolExecutor(Executor):
         Wherever it is in the arguments of a call, or in what its function captures, the task finds
         the object itself. It is pickled and copied once, now, and sent to each worker once; large
         buffers in it are in shared memory, which goes back when the last reference to what is
-        returned is gone, and the tasks that were given it are done. Past the pool's limit of
-        shared memory it goes through the pipes, to each worker once.
+        returned is gone, and the tasks that were given it are done. What a function captures,
+        handles too, is loaded with the function: it is one object for all tasks of a worker, and
+        stays as long as the function, or in a global as long as the worker. Past the pool's limit
+        of shared memory it goes through the pipes, to each worker once.
 
         Args:
-            obj: any object; later changes to it are not seen by tasks.
+            obj: any object; later changes to it are not seen by tasks. But a function in it has
+                the globals that all functions of its module share in a worker.
             read_only: by default each task gets a copy of its own and may write to it: of the
                 large buffers only the pages that it writes to are copied, but all else is
-                unpickled for each task. If true, it is unpickled once in each worker, its buffers
-                cannot be written to, and tasks must leave the rest of it as it is, too.
+                unpickled for each task. If true, it is unpickled once in each worker. Then numpy's
+                arrays in it cannot be written to, nor can what a class hands over as a
+                `pickle.PickleBuffer`; tasks must leave the rest of it as it is, too, to which
+                `bytearray`, masked arrays and other subclasses of numpy's array belong.
 
         Raises:
             pickle.PicklingError: something in it cannot travel; the message says where it is.

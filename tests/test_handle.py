@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import copyreg
 import gc
 import multiprocessing
 import operator
@@ -11,6 +12,8 @@ import os
 import pickle
 import signal
 import sqlite3
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -245,6 +248,66 @@ def test_a_function_may_capture_it(pool: HookPoolExecutor):
     assert list(pool.map(lambda n: int(inside["here"][n]), range(5))) == list(range(5))
 
 
+def test_what_a_function_captures_is_one_object_for_all_its_tasks_in_a_worker():
+    with HookPoolExecutor(1) as pool:
+        handle = pool.put(np.zeros(MB))
+
+        def count() -> int:
+            handle[0] += 1
+            return int(handle[0])
+
+        assert [pool.submit(count).result() for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.skipif(not _buffers.CAN_LEND, reason="there is no memfd here")
+def test_what_a_function_captures_stays_as_long_as_the_function(pool: HookPoolExecutor):
+    def with_captured(handle: Any) -> Any:
+        return lambda: int(handle[-1])
+
+    last = with_captured(pool.put(numbers(8 * MB)))
+    assert pool.submit(last).result() == MB - 1
+    assert pool.submit(abs, -1).result() == 1
+    assert pool._driver._lender.held >= 8 * MB
+    del last
+    wait_until(lambda: not pool._driver._lender.held, timeout=20)
+
+
+def test_a_function_that_was_put_has_the_globals_that_its_module_has_in_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    module = types.ModuleType("made_for_this_test")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    space = module.__dict__
+    exec("at = 1\ndef get(): return at\ndef another(): return at", space)
+    with HookPoolExecutor(1) as pool:
+        handle = pool.put(space["get"])
+        call: Any = operator.call
+        assert pool.submit(call, handle).result() == 1
+        space["at"] = 2
+        assert pool.submit(call, handle).result() == 1
+        assert pool.submit(space["another"]).result() == 2
+        assert pool.submit(call, handle).result() == 2
+
+
+class Hands:
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return type, (pickle.PickleBuffer(self.data),)
+
+
+@pytest.mark.skipif(not _buffers.CAN_LEND, reason="there is no memfd here")
+def test_a_buffer_that_a_class_hands_over_is_a_view_where_it_was_large(pool: HookPoolExecutor):
+    kinds = [
+        pool.submit(lambda kind: kind.__name__, Hands(data)).result()
+        for data in (bytes(10), bytearray(10), bytes(MB), bytearray(MB))
+    ]
+    assert kinds == ["bytes", "bytearray", "memoryview", "memoryview"]
+    handle = pool.put(Hands(bytearray(10)), read_only=True)
+    assert pool.submit(lambda kind: kind.__name__, handle).result() == "memoryview"
+
+
 def test_in_keywords_partials_and_deep_inside(pool: HookPoolExecutor):
     from functools import partial
 
@@ -320,6 +383,98 @@ def test_what_does_not_travel_is_refused_at_once(pool: HookPoolExecutor):
     with contextlib.closing(base), pytest.raises(pickle.PicklingError, match="sqlite3"):
         pool.put([base])
     assert pool.submit(len, pool.put([1])).result() == 1
+
+
+ARRAYS = {
+    "strided": np.arange(60_000.0)[::2],
+    "columns of a table": np.arange(60_000.0).reshape(300, 200)[:, ::2],
+    "transposed": np.arange(60_000).reshape(20, 30, 100).transpose(2, 0, 1),
+    "dates": np.arange("2000-01-01", "2200-01-01", dtype="datetime64[D]"),
+    "a date": np.array("2000-01-01", dtype="datetime64[s]"),
+    "dates by column": np.asfortranarray(np.zeros((3, 400), "M8[s]")),
+    "dates with gaps": np.zeros((300, 400), "M8[s]")[:, ::3],
+    "durations": np.arange(30_000).astype("m8[ns]"),
+    "records with dates": np.zeros(10_000, [("day", "M8[D]"), ("x", "f8")]),
+    "from the other side": np.arange(30_000.0)[::-1],
+    "one for many": np.broadcast_to(np.arange(100), (300, 100)),
+    "large numbers first": np.arange(30_000, dtype=">i8")[::2],
+    "words with gaps": np.array(["abc", "defg"] * 10_000)[::2],
+    "bits": np.zeros(30_000, bool)[::3],
+    "plain": np.arange(30_000.0),
+    "fortran": np.asfortranarray(np.arange(60_000.0).reshape(300, 200)),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_array_of_any_kind_is_read_only_if_that_was_said(name: str):
+    array = ARRAYS[name]
+    bare = Bare()
+    arrived = bare.send(bare.ledger.put([array, array], read_only=True))
+
+    assert arrived[0] is arrived[1]
+    assert type(arrived[0]) is np.ndarray
+    assert arrived[0].dtype == array.dtype
+    assert arrived[0].shape == array.shape
+    assert (arrived[0] == array).all()
+    assert not arrived[0].flags.writeable
+    assert arrived[0].flags.c_contiguous or array.flags.f_contiguous or array.ndim == 3
+
+
+def test_what_an_array_arrives_as_is_numpys_own_business_if_it_may_be_written_to():
+    bare = Bare()
+    for array in ARRAYS.values():
+        arrived = bare.send(bare.ledger.put(array))
+        assert (arrived == array).all()
+        assert arrived.flags.writeable
+
+
+def test_objects_text_of_any_length_and_nothing_travel_read_only_as_they_always_do():
+    bare = Bare()
+    arrays = [np.array([None, {1: 2}]), np.zeros((0, 3), "M8[s]"), np.zeros((3, 0))]
+    if hasattr(np, "dtypes") and hasattr(np.dtypes, "StringDType"):
+        arrays.append(np.array(["a", "b" * 100], dtype=np.dtypes.StringDType()))
+    for array, arrived in zip(arrays, bare.send(bare.ledger.put(arrays, True)), strict=True):
+        assert arrived.dtype == array.dtype
+        assert arrived.tolist() == array.tolist()
+
+
+def test_a_reducer_of_the_users_for_arrays_comes_first():
+    def reduce(array: Any) -> Any:
+        return list, (array.tolist(),)
+
+    bare = Bare()
+    bare.ledger = Ledger(None, {np.ndarray: reduce})
+    assert bare.send(bare.ledger.put(np.arange(3)[::2], read_only=True)) == [0, 2]
+
+    copyreg.pickle(np.ndarray, reduce)
+    try:
+        bare = Bare()
+        assert bare.send(bare.ledger.put(np.arange(4)[::2], read_only=True)) == [0, 2]
+    finally:
+        del copyreg.dispatch_table[np.ndarray]
+
+
+def test_a_task_cannot_change_what_the_next_one_reads(pool: HookPoolExecutor):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(
+        {
+            "day": pandas.date_range("2000", periods=50_000, freq="s"),
+            "lasts": pandas.to_timedelta(range(50_000), unit="s"),
+            "x": np.arange(50_000.0),
+        }
+    )
+    handle = pool.put({"table": table, "array": np.zeros((300, 400))[:, ::2]}, read_only=True)
+
+    def write(all_of_it: Any, name: str) -> None:
+        if name == "array":
+            all_of_it["array"][0, 0] = 1
+        else:
+            all_of_it["table"][name].array._ndarray[0] = all_of_it["table"][name].array[1]
+
+    for name in ("array", "day", "lasts"):
+        with pytest.raises(ValueError, match="read-only"):
+            pool.submit(write, handle, name).result()
+    assert pool.submit(lambda one: one["table"], handle).result().equals(table)
 
 
 @pytest.mark.parametrize("options", [{"shared_memory": 0}, {"shared_memory": MB}, {"large": 1}])
