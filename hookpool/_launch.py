@@ -403,7 +403,9 @@ class ForkedPopen(stdlib_popen.Popen):
         self.pid = report.pid
         self.returncode = report.exitcode
         self.sentinel = self._status.fileno()
-        self.finalizer = util.Finalize(self, _let_go, (self._status, life))
+        # After the children have been joined and the server has gone. Without a priority it would
+        # not be called at the exit: sockets that are still open then warn of it.
+        self.finalizer = util.Finalize(self, _let_go, (self._status, life), exitpriority=-25)
         _popens.add(self)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # A child that died meanwhile says so by its exit code.

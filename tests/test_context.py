@@ -413,6 +413,25 @@ def test_shared_ctypes_in_a_task_are_an_error_that_says_where_they_can_travel(ma
     assert str(error).endswith("pass it in initargs or a Process's arguments.")
 
 
+@pytest.mark.parametrize("what", ["ctx.Pool(2)", "ctx.Process(target=abs, args=(1,))"])
+def test_a_program_that_still_has_its_processes_at_its_end_says_nothing(what: str) -> None:
+    source = f"""if True:
+        import multiprocessing, os, hookpool
+        os.dup2(1, 2)
+        ctx = multiprocessing.get_context("hookpool")
+        kept = {what}
+        if hasattr(kept, "map"):
+            with kept:
+                print(kept.map(abs, [1, -2]), flush=True)
+        else:
+            kept.start()
+            kept.join()
+            print(kept.exitcode, flush=True)
+        """
+    expected = "[1, 2]" if "Pool" in what else "0"
+    assert run_python("-X", "dev", "-W", "error", "-c", source) == f"{expected}\n"
+
+
 # --- Pool --------------------------------------------------------------------------------------
 
 
