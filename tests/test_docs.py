@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codeop
+import importlib
 import re
 from pathlib import Path
 
@@ -50,6 +52,18 @@ def test_a_block_of_code_runs_and_prints_what_it_says(code: str):
         assert printed.splitlines() == said
 
 
+@pytest.mark.parametrize("code", blocks())
+def test_a_block_of_code_can_be_typed_at_a_prompt(code: str):
+    """An empty line ends a block there, and a block ends with an empty line only."""
+    typed: list[str] = []
+    for line in [*code.splitlines(), ""]:
+        typed.append(line)
+        # As the interactive interpreter takes it: None while it waits for more.
+        if codeop.compile_command("\n".join(typed), "<stdin>", "single") is not None:
+            typed.clear()
+    assert typed == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_make_target_named_exists(page: Path):
     assert set(COMMAND.findall(page.read_text())) <= targets()
@@ -81,6 +95,34 @@ def test_every_public_name_is_in_the_reference():
     text = (ROOT / "docs" / "reference.md").read_text()
     listed = set(re.findall(r"^\.\. auto(?:class|function):: hookpool\.(\w+)$", text, re.M))
     assert listed == set(hookpool.__all__) - set(errors.__all__)
+
+
+def test_every_public_method_of_the_executor_is_in_the_reference():
+    text = (ROOT / "docs" / "reference.md").read_text()
+    [members] = re.findall(r"hookpool\.HookPoolExecutor\n   :members: (.*)", text)
+    methods = {
+        name
+        for name, value in vars(hookpool.HookPoolExecutor).items()
+        if callable(value) and not name.startswith("_")
+    }
+    assert set(members.split(", ")) == methods
+
+
+@pytest.mark.parametrize("module", ["context", "executor", "joblib", "managers"])
+def test_every_public_name_of_a_module_for_users_is_in_the_reference(module: str):
+    """The names of `hookpool.reduction` that are for users are those of the package."""
+    if module == "joblib":
+        pytest.importorskip("joblib")
+    text = (ROOT / "docs" / "reference.md").read_text()
+    full = f"hookpool.{module}"
+    listed = set(re.findall(rf"^\.\. auto(?:class|function):: {full}\.(\w+)$", text, re.M))
+    whole = re.findall(rf"automodule:: {full}\n   :members:(.*)", text)
+    public = set(importlib.import_module(full).__all__) - set(hookpool.__all__)
+    if whole == [""]:
+        return  # all of them, by Sphinx
+    for members in whole:
+        listed |= set(members.strip().split(", "))
+    assert public <= listed
 
 
 @pytest.mark.parametrize(
