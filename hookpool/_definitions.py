@@ -22,14 +22,14 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from hookpool import _rebuild
 from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
 from hookpool._classes import versions_of
-from hookpool._handle import Handle, Owner, refuse_stranger
+from hookpool._handle import Handle, Owner, reduce_by_number, refuse_stranger
 from hookpool._importable import function_home
 from hookpool._phases import reduce_class
 from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import is_registered, plans, table_with
 from hookpool._records import Record
 from hookpool._worker_pickler import TaskPickler, WorkerPickler, stands_for_itself
-from hookpool.reduction import Table, raise_explained, take
+from hookpool.reduction import Probe, Table, raise_explained, take
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -392,7 +392,7 @@ class Ledger:
         except Exception as error:
             if parts is None:
                 raise
-            raise_explained(error, parts)
+            raise_explained(error, parts, Probe)
         notes = pickler.notes
         pickler.notes = pickler.ledger = pickler.sharing = None
         pickler.release(len(data))
@@ -590,7 +590,7 @@ class _LedgerPickler(TaskPickler):
         assert self.ledger is not None
         definition = self.ledger.refer_to(handle)
         self._need(definition)
-        return _rebuild.handed, (definition.number,)
+        return reduce_by_number(handle)
 
     def _reference(self, cls: Any, definition: Definition) -> tuple[Any, ...]:
         self._need(definition)

@@ -1,7 +1,7 @@
 """What stands for an object that a pool has been given once and for all its tasks.
 
 Owns `Handle` and how it is pickled: for a task of its own pool as a reference to a definition, for
-anything else as something that says so when it is loaded.  What a definition is, where its memory
+anything else not at all.  What a definition is, where its memory
 is and who has it already are the business of `_definitions` and `_buffers`.  Any thread may do
 anything with a handle.
 """
@@ -14,7 +14,7 @@ from hookpool import _rebuild
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 
 class Owner:
@@ -43,7 +43,7 @@ class Handle:
         self._is_shared = is_shared
 
     def __reduce__(self) -> Any:
-        raise pickle.PicklingError(_ELSEWHERE)
+        refuse(self)
 
     def __copy__(self) -> Handle:
         return self
@@ -65,16 +65,25 @@ _ELSEWHERE = (
 
 
 def reduce_handle(pickler: Any, handle: Handle) -> Any:
-    """The reduce value of a handle, for any of our picklers.
+    """The reduce value of a handle: it depends on whom one of our picklers writes for."""
+    return pickler.reduce_handle(handle)
 
-    Those that do not write for tasks do not refuse it here: an error elsewhere in the same object
-    is found by trying its parts with one of them. What they write is refused when it is loaded,
-    wherever that is.
-    """
-    refer = getattr(pickler, "reduce_handle", None)
-    if refer is not None:
-        return refer(handle)
+
+def refuse(handle: Handle) -> NoReturn:
+    """Raise for a handle in what is not for a task."""
+    # Here, and not where it is loaded: there a process of multiprocessing's pool would die of it,
+    # and nobody would hear of the task.
+    raise pickle.PicklingError(_ELSEWHERE)
+
+
+def reduce_unasked(handle: Handle) -> Any:
+    """What stands for a handle where only the rest is looked at; it cannot be loaded."""
     return _rebuild.handed, (0,)
+
+
+def reduce_by_number(handle: Handle) -> Any:
+    """What stands for a handle in a task, or in what tells one value from another."""
+    return _rebuild.handed, (handle.definition.number,)
 
 
 def refuse_stranger(handle: Handle, owner: Owner) -> None:

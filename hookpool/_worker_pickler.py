@@ -16,6 +16,7 @@ from io import BytesIO
 from types import FunctionType, ModuleType
 
 from hookpool import _classes, _objects, _rebuild
+from hookpool._handle import reduce_by_number
 from hookpool._importable import is_importable, is_module_importable
 from hookpool._met import STAMPS
 from hookpool._plain import ATOMS
@@ -104,6 +105,9 @@ class _StampPickler(ReusablePickler):
     def reduce_class(self, cls: Any) -> Any:
         """The identity of a class, and its version and those of all that is written with it."""
         return _rebuild.known_class, (_classes.identity(cls).token, *_classes.versions_of(cls))
+
+    # Two handles are two values, whatever was put.
+    reduce_handle = staticmethod(reduce_by_number)
 
 
 # A stamp up to this long is the pickle itself.

@@ -24,6 +24,7 @@ from types import FunctionType, SimpleNamespace
 
 from hookpool import _classes, _rebuild
 from hookpool._functions import reduce_function
+from hookpool._handle import reduce_unasked, refuse
 from hookpool._importable import (
     list_registry_pickle_by_value,
     register_pickle_by_value,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from typing import IO, Any, ClassVar, NoReturn, Protocol
 
     from hookpool._buffers import Parcel
+    from hookpool._handle import Handle
 
     class Taker(Protocol):
         """Who is left what is large: a `Lender`, or somebody in its place."""
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HookPickler",
     "Pickler",
+    "Probe",
     "ReusablePickler",
     "Table",
     "dump",
@@ -293,9 +296,13 @@ class HookPickler(_CPickler):
         """The reduce value of a class by value."""
         return reduce_class(self, cls)
 
+    def reduce_handle(self, handle: Handle) -> Any:
+        """A handle made by `put` is for tasks alone, which other picklers write."""
+        refuse(handle)
+
     def can_carry(self, obj: Any, met: dict[int, Any]) -> bool:
         """Whether an object can be pickled; `met` is what the plans are to know beforehand."""
-        pickler = HookPickler(BytesIO())
+        pickler = _Looker(BytesIO())
         pickler.met = met.copy()
         try:
             pickler.run(obj)
@@ -305,6 +312,14 @@ class HookPickler(_CPickler):
 
 
 Pickler = HookPickler
+
+
+class _Looker(HookPickler):
+    """Writes for nobody, to see whether it can be done; of handles others are to judge."""
+
+    __slots__ = ()
+
+    reduce_handle = staticmethod(reduce_unasked)
 
 
 class CannotPickleNow(pickle.PicklingError, RuntimeError):
@@ -422,6 +437,12 @@ class ReusablePickler(HookPickler):
         """Be used no more; without the cycle of pickler and hook, what it holds goes with it."""
         del self.reducer_override
         self._end_loan()
+
+
+class Probe(ReusablePickler, _Looker):
+    """Tries parts of what is written for tasks, to find the one that cannot travel."""
+
+    __slots__ = ()
 
 
 class _Large:
@@ -549,23 +570,34 @@ def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None
         raise_explained(error, parts or {"object": obj})
 
 
-def raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
-    """Raise what a pickler raised; with the path to the culprit if it says what cannot travel."""
+def raise_explained(
+    error: Exception,
+    parts: Mapping[str, Any],
+    kind: type[ReusablePickler] = ReusablePickler,
+) -> NoReturn:
+    """Raise what a pickler raised; with the path to the culprit if it says what cannot travel.
+
+    Args:
+        error: what it raised.
+        parts: what it was to write, by the names that the message is to use.
+        kind: the picklers to try the parts with.
+    """
     # Not `isinstance`, here and below, which would ask the error's own `__class__`.
-    kind, text = type(error), text_of(error)
-    is_startup = issubclass(kind, RuntimeError) and _ONLY_WHILE_STARTING(text) is not None
-    is_refusal = is_startup or issubclass(kind, _EXPLAINED)
-    if not is_refusal and not _comes_again(error, parts):
+    raised, text = type(error), text_of(error)
+    is_startup = issubclass(raised, RuntimeError) and _ONLY_WHILE_STARTING(text) is not None
+    is_refusal = is_startup or issubclass(raised, _EXPLAINED)
+    probe = partial(pickled, kind)
+    if not is_refusal and not _comes_again(error, parts, probe):
         raise error
     # Imported late: every worker would pay for what most never need.
     from hookpool import _culprit, errors
 
-    if issubclass(kind, (errors.CannotPickle, CannotPickleNow)):
+    if issubclass(raised, (errors.CannotPickle, CannotPickleNow)):
         raise error  # from a dump inside this one, which has explained it
-    story = _culprit.explain_parts(parts, error, _probe)
+    story = _culprit.explain_parts(parts, error, probe)
     if is_startup:
         raise CannotPickleNow(story) from error
-    if is_refusal or kind in _LIKE_REFUSALS:
+    if is_refusal or raised in _LIKE_REFUSALS:
         raise errors.cannot_pickle(story, error) from error
     # Of a type that somebody may want to catch.
     has_path = story != text and not story.startswith("pickling this ")
@@ -574,13 +606,15 @@ def raise_explained(error: Exception, parts: Mapping[str, Any]) -> NoReturn:
     raise error
 
 
-def _comes_again(error: Exception, parts: Mapping[str, Any]) -> bool:
+def _comes_again(
+    error: Exception, parts: Mapping[str, Any], probe: Callable[[Any], object]
+) -> bool:
     """Whether it is about an object: not about a file that takes no more, nor the memory."""
     kind = type(error)
     if kind.__module__ != "builtins" or issubclass(kind, _NOT_TO_TRY_AGAIN):
         return False
     try:
-        _probe(SimpleNamespace(parts=list(parts.values())))
+        probe(SimpleNamespace(parts=list(parts.values())))
     except Exception as again:  # noqa: BLE001 - whatever a user's __reduce__ raises
         return type(again) is kind
     return False
@@ -594,7 +628,3 @@ _NOT_TO_TRY_AGAIN = (MemoryError, TimeoutError, InterruptedError)
 _LIKE_REFUSALS = frozenset({ValueError, KeyError, NotImplementedError})
 # What multiprocessing says of its locks and queues; there is no class of error for it.
 _ONLY_WHILE_STARTING = re.compile("objects should only be shared between processes").search
-
-
-def _probe(obj: Any) -> None:
-    pickled(ReusablePickler, obj)

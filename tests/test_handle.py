@@ -22,8 +22,9 @@ import hookpool
 from hookpool import _buffers, errors
 from hookpool._buffers import Exchange, Lender, Parcel
 from hookpool._definitions import Ledger
-from hookpool._rebuild import loading
+from hookpool._rebuild import handed, loading
 from hookpool._shelf import Shelf
+from hookpool.context import CONTEXT as ctx
 from hookpool.executor import HookPoolExecutor
 from tests.helpers import numbers
 from tests.processes import wait_until, written
@@ -119,22 +120,67 @@ def test_a_handle_means_nothing_elsewhere():
 
     with pytest.raises(pickle.PicklingError, match="of the pool that made it"):
         pickle.dumps(handle)
+    with pytest.raises(errors.CannotPickle, match=r"object\[0\]: .* of the pool that made it"):
+        hookpool.dumps([handle])
+    with pytest.raises(errors.CannotPickle, match=r"object\.part: .* of the pool that made it"):
+        hookpool.dumps(types.SimpleNamespace(part=handle), protocol=2)
+
+
+def test_a_bare_number_is_no_handle():
+    """What stands for handles where pickles are only tried is of no use to anybody."""
     assert loading.require is None
-    with pytest.raises(pickle.UnpicklingError, match="of the pool that made it"):
-        hookpool.loads(hookpool.dumps([handle]))
+    for number in (0, 1):
+        with pytest.raises(pickle.UnpicklingError, match="of the pool that made it"):
+            handed(number)
 
 
-def test_a_handle_in_a_pickle_of_the_users_own_is_not_taken_for_another():
-    """The numbers of two pools mean different things; a pickle in a pickle is not looked into."""
-    inside = hookpool.dumps(Ledger().put("one"))
+def test_queues_and_pipes_refuse_it():
+    handle = Ledger().put(1)
+    reader, writer = ctx.Pipe(duplex=False)
+    with contextlib.closing(reader), contextlib.closing(writer):
+        with pytest.raises(pickle.PicklingError, match="of the pool that made it"):
+            writer.send([handle])
+        assert not reader.poll()
+    queue = ctx.SimpleQueue()
+    with contextlib.closing(queue):
+        with pytest.raises(pickle.PicklingError, match="of the pool that made it"):
+            queue.put([handle])
+        assert queue.empty()
+
+
+def test_a_child_is_not_started_with_it():
+    process = ctx.Process(target=print, args=(Ledger().put(1),))
+    with pytest.raises(pickle.PicklingError, match=r"args\[0\]: .* of the pool that made it"):
+        process.start()
+
+
+def test_a_pool_of_the_context_fails_the_task_and_not_the_worker():
+    """To load it there would end the worker, and its task would never be done."""
+    with ctx.Pool(1) as pool:
+        with pytest.raises(pickle.PicklingError, match="of the pool that made it"):
+            pool.map_async(len, [Ledger().put([1])]).get(timeout=60)
+        assert pool.apply_async(len, ([1, 2],)).get(timeout=60) == 2
+
+
+def test_an_exception_whose_chain_holds_a_handle_arrives_with_its_chain():
     bare = Bare()
+    error = ValueError("outer")
+    error.__cause__ = KeyError("inner", bare.ledger.put([1]))
+
+    assert bare.send(error).__cause__.args == ("inner", [1])
+
+
+def test_a_pickle_in_a_pickle_takes_no_handle_along():
+    """It would not be known that the task needs what was put."""
+    bare = Bare()
+    handle = bare.ledger.put("one")
 
     class Box:
         def __reduce__(self) -> Any:
-            return pickle.loads, (inside,)
+            return pickle.loads, (hookpool.dumps(handle),)
 
-    with pytest.raises(pickle.UnpicklingError, match="of the pool that made it"):
-        bare.send([bare.ledger.put("another"), Box()])
+    with pytest.raises(pickle.PicklingError, match="of the pool that made it"):
+        bare.send([handle, Box()])
 
 
 def test_what_does_not_travel_beside_a_handle_is_still_named():
@@ -308,6 +354,49 @@ def test_a_buffer_that_a_class_hands_over_is_a_view_where_it_was_large(pool: Hoo
     assert pool.submit(lambda kind: kind.__name__, handle).result() == "memoryview"
 
 
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module whose functions go by value; it holds one and a class, which use its `table`."""
+    module = types.ModuleType("module_with_a_table")
+    exec(
+        "def use(): return table[0]\n"
+        "def add_one(): table[0] += 1; return table[0]\n"
+        "class User:\n"
+        "    def use(self): return table[0]\n",
+        module.__dict__,
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_global_that_becomes_another_handle_is_the_other_object(
+    pool: HookPoolExecutor, module: Any, read_only: bool
+):
+    seen = []
+    for n in range(3):
+        module.table = pool.put([n], read_only=read_only)
+        results = pool.submit(module.use), pool.submit(module.User().use)
+        seen.append([result.result() for result in results])
+
+    assert seen == [[0, 0], [1, 1], [2, 2]]
+
+
+def test_a_container_that_gets_another_handle_holds_the_other_object(
+    pool: HookPoolExecutor, module: Any
+):
+    module.table = table = [0]
+    for n in range(3):
+        table[0] = pool.put([n])
+        assert pool.submit(module.use).result() == [n]
+
+
+def test_a_global_that_stays_the_same_handle_stays_what_tasks_made_of_it(module: Any):
+    with HookPoolExecutor(1) as pool:
+        module.table = pool.put([0])
+        assert [pool.submit(module.add_one).result() for _ in range(3)] == [1, 2, 3]
+
+
 def test_in_keywords_partials_and_deep_inside(pool: HookPoolExecutor):
     from functools import partial
 
@@ -367,7 +456,7 @@ def test_a_result_cannot_be_a_handle(pool: HookPoolExecutor):
         with HookPoolExecutor(1) as inner:
             return inner.put([1])
 
-    with pytest.raises(errors.CannotUnpickle, match="not in results"):
+    with pytest.raises(errors.CannotPickle, match="not in results"):
         pool.submit(nested).result()
 
 
