@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import array
 import collections
+import contextlib
 import gc
+import pickle
+import sys
 import types
 
 from hookpool import _rebuild_objects as there
@@ -40,14 +43,47 @@ def _dict_of(view: Any) -> Any:
 
 def reduce_memory_view(_: Any, view: memoryview) -> Any:
     """Over the same memory, if that is all of something that travels; or over a copy of it."""
-    owner = view.obj
+    owner: Any = view.obj
     is_whole = id(type(owner)) in _MEMORIES and view.c_contiguous
     if not is_whole or view.nbytes != memoryview(owner).nbytes:
-        owner = view.tobytes() if view.readonly else bytearray(view.tobytes())
-    return there.memory_view, (owner, view.format, view.shape)
+        if not _can_be_cast(view):
+            owner = _array_like(view)
+        else:
+            owner = view.tobytes() if view.readonly else bytearray(view.tobytes())
+    form = owner, view.format, view.shape
+    return there.memory_view, ((*form, True) if view.readonly else form)
 
 
 _MEMORIES = frozenset(map(id, (array.array, bytearray, bytes)))
+_CASTABLE = frozenset("?bBhHiIlLqQnNfdcP")
+
+
+def _can_be_cast(view: memoryview) -> bool:
+    """Whether `memoryview.cast` gives bytes this form: its format is native, and it has items."""
+    is_flat_or_full = view.ndim < 2 or 0 not in (view.shape or ())
+    return is_flat_or_full and view.format.removeprefix("@") in _CASTABLE
+
+
+def _array_like(view: memoryview) -> Any:
+    """A copy as an array of numpy's, whose memoryview has this form.
+
+    Only from one of those, complex or of records, say, come views that cannot be cast.
+    """
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        # Anything may have made the view, and numpy may see it in another way, or not at all.
+        with contextlib.suppress(ValueError, TypeError, RuntimeError, NotImplementedError):
+            array = numpy.asarray(view)
+            # A pickle of its type says less than the type does: "<" becomes the native order.
+            kind = pickle.loads(pickle.dumps(array.dtype))
+            copy = array.astype(kind, order="C")
+            over = memoryview(copy)
+            if (over.format, over.shape) == (view.format, view.shape):
+                return copy
+    raise TypeError(
+        f"cannot pickle a memoryview with format {view.format!r} and shape {view.shape}: "
+        "pass the array that it is a view of"
+    )
 
 
 def reduce_weak_reference(_: Any, reference: Any) -> Any:

@@ -182,12 +182,14 @@ def dict_view(kind: str, items: dict[Any, Any]) -> Any:
     return getattr(items, kind)()
 
 
-def memory_view(owner: Any, form: str, shape: tuple[int, ...]) -> memoryview:
+def memory_view(
+    owner: Any, form: str, shape: tuple[int, ...], is_read_only: bool = False
+) -> memoryview:
     """A memoryview over all of an object's memory, of the same form and shape as it had."""
-    flat = memoryview(owner)
-    if form == flat.format and shape == flat.shape:
-        return flat
-    return flat.cast("B").cast(form, shape)  # type: ignore[call-overload, no-any-return]
+    view = memoryview(owner)
+    if form != view.format or shape != view.shape:
+        view = view.cast("B").cast(form, shape)  # type: ignore[call-overload]
+    return view.toreadonly() if is_read_only else view
 
 
 def text(contents: str, position: int, name: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hookpool import reduction
+from hookpool.errors import CannotPickle
 from tests.agree_child import Child, observe
 
 
@@ -378,11 +379,13 @@ import array
 whole = bytearray(b'abc'); view = memoryview(whole)
 numbers = memoryview(array.array('d', [1, 2])); table = memoryview(bytearray(6)).cast('B', [2, 3])
 part, backwards = memoryview(bytearray(b'abcdef'))[::2], memoryview(b'abc')[::-1]
+guarded, guarded_part = view.toreadonly(), view[1:].toreadonly()
 def probe():
     view[0] = 65
     part[0] = 66
     return (bytes(whole), numbers.tolist(), numbers.format, table.tolist(), table.readonly,
-            part.tolist(), backwards.tolist(), backwards.readonly)
+            part.tolist(), backwards.tolist(), backwards.readonly, guarded.tolist(),
+            guarded.readonly, guarded_part.tolist(), guarded_part.readonly)
 """,
 }
 
@@ -601,3 +604,43 @@ Kept.all = numpy.array([Kept(1), Kept(2)], dtype=object)
 def probe(): return [one.n for one in Kept.all]
 """
     assert child.ask(reduction.dumps(program(source))) == observe(program(source))
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        "np.arange(3) + 2j",
+        "np.arange(3, dtype='>i4')",
+        "np.arange(3, dtype='f2')",
+        "np.array(['a', 'bcd'])",
+        "np.array([b'a', b'bcd'])",
+        "np.array([(1, 2.5), (3, 4.5)], dtype=[('a', 'i1'), ('b', 'f8')])",
+        "np.array([(1, 2.5)], dtype=np.dtype([('a', 'i1'), ('b', 'f8')], align=True))",
+        "np.array([{}, 'b', None], dtype=object)",
+        "np.zeros((0, 5))",
+        "np.zeros((5, 0, 2), dtype='>f8')",
+        "np.array(3j)",
+        "(np.arange(6) * 1j).reshape(2, 3).T[::-1]",
+        "np.asfortranarray(np.ones((2, 3)))",
+    ],
+)
+def test_memoryviews_that_cannot_be_cast_travel(make: str, is_read_only: bool) -> None:
+    np = pytest.importorskip("numpy")
+    array = eval(make, {"np": np})
+    view = memoryview(array).toreadonly() if is_read_only else memoryview(array)
+
+    there = reduction.loads(reduction.dumps(view))
+
+    assert type(there) is memoryview
+    assert (there.format, there.shape) == (view.format, view.shape)
+    assert there.readonly is is_read_only
+    assert np.asarray(there).tolist() == array.tolist()
+
+
+def test_a_memoryview_that_nobody_could_make_there_is_refused() -> None:
+    ctypes = pytest.importorskip("ctypes")
+    view = memoryview((ctypes.c_int * 3)(1, 2, 3))
+    assert not view.format.isalpha()  # a byte order, which is no format for a cast
+    with pytest.raises(CannotPickle, match=r"object\[0\]: .* pass the array that it is a view of"):
+        reduction.dumps([view])
