@@ -22,10 +22,18 @@ import weakref
 from collections import deque
 from typing import Any
 
-from joblib._memmapping_reducer import _get_temp_dir, _reduce_memmap_backed
+from joblib._memmapping_reducer import _get_temp_dir
 from joblib.externals.loky.backend import resource_tracker
 
-from hookpool._batch import FOLDER, CapturesMapped, backing_map, mapped, table_of
+from hookpool._batch import (
+    FOLDER,
+    CapturesMapped,
+    backing_map,
+    contents_of,
+    mapped,
+    reduce_mapped,
+    table_of,
+)
 from hookpool.reduction import Table
 
 __all__ = ["Arrays", "File"]
@@ -113,7 +121,7 @@ class Arrays:
         return table_of(self._reduce_captured)
 
     def _reduce_captured(self, array: Any) -> Any:
-        if backing_map(array) is None and self._is_mapped(array):
+        if _map_of_users(array) is None and self._is_mapped(array):
             raise CapturesMapped
         return self._reduce(array)
 
@@ -126,11 +134,11 @@ class Arrays:
         return least is not None and array.nbytes > least and not array.dtype.hasobject
 
     def _reduce(self, array: Any) -> Any:
-        backing = backing_map(array)
+        backing = _map_of_users(array)
         if backing is not None:
-            return _reduce_memmap_backed(array, backing)
+            return reduce_mapped(array, backing)
         if not self._is_mapped(array):
-            return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            return _sent(array)
         with self._lock:
             paths = self._sweep()
             file = self._files.get(id(array))
@@ -147,7 +155,7 @@ class Arrays:
                 if times == self._times_forgotten:
                     raise
             if file is None or not self._is_kept(file, times):
-                return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+                return _sent(array)
         self._held.append(file)
         return file.reduced
 
@@ -173,11 +181,13 @@ class Arrays:
         path = os.path.join(self._folder, f"{uuid.uuid4().hex}.raw")
         order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
         _write(array, path, order)
-        arguments = (path, array.dtype, self._mmap_mode, 0, array.shape, order)
+        # A map that could be written to, for its owner alone, is one that each task can write to.
+        mode = self._mmap_mode if backing_map(array) is None else "c"
+        arguments = (path, array.dtype, mode, 0, array.shape, order)
         number, gone = id(array), self._gone
         ref = weakref.ref(array, lambda _: gone.append(number))
         # Copy on write is for one batch, so nobody may keep that map.
-        make = sys.modules["numpy"].memmap if self._mmap_mode == "c" else mapped
+        make = sys.modules["numpy"].memmap if mode == "c" else mapped
         return File(path, ref, (make, arguments))
 
     def _sweep(self) -> list[str]:
@@ -193,6 +203,18 @@ class Arrays:
                 if file.users == 0:
                     paths.append(file.path)
         return paths
+
+
+def _map_of_users(array: Any) -> Any:
+    """The map of a file that an array is a part of, if what is in it is in the file."""
+    backing = backing_map(array)
+    return None if backing is None or backing.mode == "c" else backing
+
+
+def _sent(array: Any) -> Any:
+    if backing_map(array) is not None:  # copied on write, so the file is not what it is
+        return contents_of(array)
+    return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
 def _write(array: Any, path: str, order: str) -> None:

@@ -42,7 +42,17 @@ from hookpool.reduction import Table
 if TYPE_CHECKING:
     from hookpool._handle import Handle
 
-__all__ = ["FOLDER", "CapturesMapped", "Packer", "backing_map", "mapped", "run", "table_of"]
+__all__ = [
+    "FOLDER",
+    "CapturesMapped",
+    "Packer",
+    "backing_map",
+    "contents_of",
+    "mapped",
+    "reduce_mapped",
+    "run",
+    "table_of",
+]
 
 #: The start of the name of every folder of arrays: whose leftovers they are, and which memory maps
 #: in a worker are ours.
@@ -347,11 +357,70 @@ def _reduce_result(array: Any) -> Any:
     if backing is None:
         return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     if os.path.basename(os.path.dirname(backing.filename)).startswith(FOLDER):
-        # The file ends with the call; results must not refer to it.
-        plain = array.view(sys.modules["numpy"].ndarray)
-        return plain.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    reduce_map = importlib.import_module("joblib._memmapping_reducer")._reduce_memmap_backed
-    return reduce_map(array, backing)
+        return contents_of(array)  # the file ends with the call; results must not refer to it
+    return contents_of(array) if backing.mode == "c" else reduce_mapped(array, backing)
+
+
+# ---- both sides ----------------------------------------------------------------------------
+
+
+def reduce_mapped(array: Any, backing: Any) -> Any:
+    """What has the other side map the file that an array is a part of, and find the array there.
+
+    Joblib's own reducer takes a view for what it is a view of: the transpose of a map arrived
+    with its numbers in another order, and one that runs backwards outside of its memory.
+
+    Args:
+        array: any view whose memory is in a map.
+        backing: that map, as made by `numpy.memmap`.
+    """
+    before, size = _extent(array)
+    start = _address(array) - before - _address(backing)
+    if not array.size or start < 0 or start + size > backing.nbytes:
+        return contents_of(array)  # nothing to be mapped, or made by hand
+    # What cannot be written to here cannot be there; and a "w+" would empty the file.
+    mode = "r" if backing.mode == "r" or not array.flags.writeable else "r+"
+    file, start = backing.filename, start + backing.offset
+    if array.flags.c_contiguous or array.flags.f_contiguous:
+        order = "C" if array.flags.c_contiguous else "F"
+        memmap = sys.modules["numpy"].memmap
+        return memmap, (file, array.dtype, mode, start, array.shape, order)
+    how = array.shape, array.dtype, before, array.strides
+    return _view_of_mapped, (file, mode, start, size, *how)
+
+
+def _extent(array: Any) -> tuple[int, int]:
+    """How many bytes of an array are before its first item, and how many it takes in all."""
+    steps = [(n - 1) * by for n, by in zip(array.shape, array.strides, strict=True)]
+    before = -sum(step for step in steps if step < 0)
+    return before, before + sum(step for step in steps if step > 0) + array.itemsize
+
+
+def _address(array: Any) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _view_of_mapped(
+    path: str,
+    mode: str,
+    start: int,
+    size: int,
+    shape: tuple[int, ...],
+    dtype: Any,
+    before: int,
+    strides: tuple[int, ...],
+) -> Any:
+    """An array with gaps, or backwards, in so many bytes of a file."""
+    numpy = importlib.import_module("numpy")
+    flat = numpy.memmap(path, numpy.uint8, mode, start, (size,))
+    return numpy.ndarray(shape, dtype, flat, before, strides)
+
+
+def contents_of(array: Any) -> Any:
+    """What has the other side make an array in memory, if this one is a map."""
+    plain = array.view(sys.modules["numpy"].ndarray)
+    return plain.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
 def backing_map(array: Any) -> Any:

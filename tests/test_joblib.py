@@ -935,6 +935,79 @@ def test_the_users_own_maps_go_both_ways_by_the_name_of_their_file(tmp_path):
     assert mine[1, 0] == 9  # the same file, not a copy
 
 
+VIEWS = {
+    "transposed": lambda m: m.T,
+    "backwards": lambda m: m[::-1],
+    "backwards inside": lambda m: m[:, ::-1],
+    "with gaps": lambda m: m[1::3, ::-2],
+    "flat": lambda m: m.reshape(-1, order="A"),
+    "one number": lambda m: m[2, 3, ...],
+    "nothing": lambda m: m[:0],
+}
+
+
+@needs_numpy
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_of_the_users_own_maps_are_what_they_are_here(tmp_path, order, view):
+    """As arguments, in objects, and as results."""
+    mine = np.memmap(tmp_path / "mine", float, "w+", 16, (200, 300), order)
+    mine[:] = np.arange(60_000).reshape(200, 300)
+    mine.flush()
+    take = VIEWS[view]
+
+    class Model:
+        def __init__(self, data):
+            self.data = data
+
+        def numbers(self):
+            return self.data.tolist()
+
+    def opened():
+        return take(np.memmap(tmp_path / "mine", float, "r", 16, (200, 300), order))
+
+    expected = take(mine).tolist()
+    direct, held, returned, passed_on = parallel()(
+        [
+            delayed(lambda a: a.tolist())(take(mine)),
+            delayed(Model.numbers)(Model(take(mine))),
+            delayed(opened)(),
+            delayed(lambda a: a)(take(mine)),
+        ]
+    )
+
+    assert direct == held == expected
+    assert returned.tolist() == passed_on.tolist() == expected
+    assert not returned.flags.writeable or view == "nothing"
+
+
+@needs_numpy
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_what_was_written_to_the_users_private_maps_travels_both_ways(tmp_path, size):
+    path = tmp_path / "mine"
+    np.ones(size).tofile(path)
+    mine = np.memmap(path, float, "c", shape=(size,))
+    mine[:] = 7
+
+    def increased(array):
+        array += 1
+        return float(array.sum())
+
+    def opened():
+        array = np.memmap(path, float, "c", shape=(size,))
+        array[:] = 9
+        return array
+
+    *sums, back = parallel(batch_size=1)(
+        [delayed(increased)(mine), delayed(increased)(mine), delayed(opened)()]
+    )
+
+    assert sums == [8 * size, 8 * size]
+    assert (mine == 7).all()
+    assert back.tolist() == [9] * size
+    assert (np.fromfile(path) == 1).all()
+
+
 @needs_numpy
 def test_arrays_of_objects_are_sent_and_not_mapped():
     array = np.array([{"a": 1}, None] * 100_000, dtype=object)
