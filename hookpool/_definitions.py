@@ -28,6 +28,7 @@ from hookpool._phases import reduce_class
 from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import is_registered, plans, table_with
 from hookpool._records import Record
+from hookpool._ticket import HandedOnce, refuse_ticket
 from hookpool._worker_pickler import TaskPickler, WorkerPickler, stands_for_itself
 from hookpool.reduction import Probe, Table, raise_explained, take
 
@@ -147,11 +148,13 @@ class _Notes:
         needs: the definitions referred to, by number.
         inside: the classes that were written in full and their versions, by id: a metaclass may
             forbid hashing.
+        has_ticket: whether it is for one receiver only.
     """
 
-    __slots__ = ("captures", "inside", "needs")
+    __slots__ = ("captures", "has_ticket", "inside", "needs")
 
     def __init__(self) -> None:
+        self.has_ticket = False
         self.captures: _Captures = {}
         self.needs: dict[int, Definition] = {}
         self.inside: dict[int, tuple[Any, tuple[int, ...]]] = {}
@@ -220,7 +223,8 @@ class Ledger:
             table: reducers of types that it may have captured.
 
         Returns:
-            None for what goes with the data: callable instances, partials, bound methods.
+            None for what goes with the data: callable instances, partials, bound methods, and
+            functions that capture what is handed over anew for each pickle, such as a socket.
 
         Raises:
             pickle.PicklingError: the function captures something that cannot travel.
@@ -240,12 +244,15 @@ class Ledger:
             return entry.definition
         return self._call_changed(fn, table) if _is_definable(fn) else None
 
-    def _call_changed(self, fn: Any, table: Table | None) -> Definition:
+    def _call_changed(self, fn: Any, table: Table | None) -> Definition | None:
         """The definition of what may have changed: only its pickle tells."""
         definition, tries = None, 0
         while definition is None:
             tries += 1
-            definition = self._define_function(fn, table, is_last=tries == _TRIES)
+            try:
+                definition = self._define_function(fn, table, is_last=tries == _TRIES)
+            except HandedOnce:
+                return None  # it goes with each task, and so does a new ticket
         return definition
 
     def _define_function(self, fn: Any, table: Table | None, is_last: bool) -> Definition | None:
@@ -254,7 +261,8 @@ class Ledger:
         from hookpool._watch import watch
 
         now = watch(fn)  # before it is pickled: what changes in between shows next time
-        packet = self._written(_LedgerPickler, fn, {"the function": fn}, self._sharing(), table)
+        parts = {"the function": fn}
+        packet = self._written(_LedgerPickler, fn, parts, self._sharing(), table, True)
         data, captures = packet.data, packet.notes.captures if packet.notes else {}
         known = self._functions.get(id(fn))
         # Without the lock: it may be gigabytes that are compared.
@@ -312,7 +320,10 @@ class Ledger:
         # In a small pickle nothing could be read-only: so all buffers leave it.
         sharing = self._copies.sharing(READ_ONLY, 1) if read_only else self._sharing()
         table = self._protecting() if read_only else None
-        packet = self._written(_LedgerPickler, obj, {"object": obj}, sharing, table)
+        try:
+            packet = self._written(_LedgerPickler, obj, {"object": obj}, sharing, table, True)
+        except HandedOnce as error:
+            raise_explained(error, {"object": obj}, _ProbeForMany)
         data, notes = packet.data, packet.notes
         with self._lock:
             definition = self._define(data, packet.needs, (), not read_only)
@@ -378,6 +389,7 @@ class Ledger:
         parts: Mapping[str, Any] | None,
         lender: Lender | Sharing,
         table: Table | None = None,
+        is_for_many: bool = False,
     ) -> Packet:
         plans.check()
         if table is None and self._reducers:
@@ -385,12 +397,13 @@ class Ledger:
         pickler = take(kind)
         pickler.ledger = self
         pickler.use(table)
+        pickler.is_for_many = is_for_many
         if lender is not self._lender:
             pickler.sharing = lender
         try:
             data = pickler.gathered(obj, lender)
         except Exception as error:
-            if parts is None:
+            if parts is None or (is_for_many and isinstance(error, HandedOnce)):
                 raise
             raise_explained(error, parts, Probe)
         notes = pickler.notes
@@ -400,19 +413,23 @@ class Ledger:
             return Packet(data)
         return Packet(data, tuple(notes.needs.values()), notes)
 
-    def class_definition(self, cls: Any, asking: WorkerPickler) -> Definition:
+    def class_definition(self, cls: Any, asking: _LedgerPickler) -> Definition:
         """The definition of a class in its current version."""
         definition = self.current_definition(cls, asking)
         if definition is not None:
             return definition
         # An error is explained where it is known how the class was come by.
-        packet = self._written(_ClassPickler, cls, None, self._sharing(), asking.table)
+        packet = self._written(
+            _ClassPickler, cls, None, self._sharing(), asking.table, asking.is_for_many
+        )
         assert packet.notes is not None
         captures, inside = packet.notes.captures, packet.notes.inside.values()
         with self._lock:
             classes = tuple(one for one, _ in inside)
             definition = self._define(packet.data, packet.needs, classes)
             self._note(captures)
+            if packet.notes.has_ticket:
+                return definition  # for the worker that gets this task; the next gets another
             for one, versions in inside:
                 entry = _Entry(weakref.ref(one), versions, definition, captures)
                 entry.size = len(packet.data) // len(inside)
@@ -546,7 +563,7 @@ def _is_unchanged(name: str, capture: _Capture, asking: WorkerPickler) -> bool:
 class _LedgerPickler(TaskPickler):
     """Writes classes as references to their definitions, and notes what it has met."""
 
-    __slots__ = ("ledger", "notes", "sharing")
+    __slots__ = ("is_for_many", "ledger", "notes", "sharing")
 
     gathers = True
 
@@ -555,6 +572,8 @@ class _LedgerPickler(TaskPickler):
         self.ledger: Ledger | None = None
         self.notes: _Notes | None = None
         self.sharing: Sharing | None = None
+        #: Whether more than one task, or worker, is to have it.
+        self.is_for_many = False
 
     def noted(self) -> _Notes:
         """The notes on this dump."""
@@ -592,6 +611,12 @@ class _LedgerPickler(TaskPickler):
         self._need(definition)
         return reduce_by_number(handle)
 
+    def meet_ticket(self, ticket: Any) -> None:
+        """Refused in what is for many; noted in a class, which then is not."""
+        if self.is_for_many:
+            refuse_ticket(ticket)
+        self.noted().has_ticket = True
+
     def _reference(self, cls: Any, definition: Definition) -> tuple[Any, ...]:
         self._need(definition)
         known = _rebuild.identity_of(cls)
@@ -603,6 +628,14 @@ class _LedgerPickler(TaskPickler):
         for needed in definition.needs:
             needs[needed.number] = needed
         needs[definition.number] = definition
+
+
+class _ProbeForMany(Probe):
+    """Tries parts of what is written for all workers."""
+
+    __slots__ = ()
+
+    meet_ticket = staticmethod(refuse_ticket)
 
 
 class _ClassPickler(_LedgerPickler):

@@ -36,6 +36,7 @@ from hookpool._importable import (
     list_registry_pickle_by_value,
 )
 from hookpool._met import PLACES
+from hookpool._ticket import reduce_ticket
 from hookpool._type_forms import reduce_new_type, reduce_type_alias, reduce_type_variable
 
 TYPE_CHECKING = False
@@ -453,20 +454,23 @@ def _reduce_text_file(_: Any, file: Any) -> Reduced:
 class _NoChild:
     """Stands for a child being started, where nothing is to be handed to one."""
 
+    _numbers = itertools.count()
+
     def duplicate_for_child(self, fd: int) -> int:
         return fd
 
-    def DupFd(self, fd: int) -> int:
-        return fd
+    def DupFd(self, fd: int) -> tuple[int, int]:
+        # Never the same: another file may have the number by the next time.
+        return fd, next(self._numbers)
 
 
 @contextlib.contextmanager
 def without_handing_over() -> Iterator[None]:
-    """Let objects that travel only while a child starts be pickled, and nothing reach it."""
+    """Let objects that travel only while a child starts be pickled, and nothing reach it.
+
+    Nor anybody else: what is handed over at other times is not even prepared for that.
+    """
     popen = mp_context.get_spawning_popen()
-    if popen is None:
-        yield
-        return
     mp_context.set_spawning_popen(_NoChild())  # type: ignore[arg-type]
     try:
         yield
@@ -519,6 +523,7 @@ PLANS: dict[type, Plan] = {
 #: theirs, and each program's first result would wait for the imports.
 _PLANS_BY_NAME: dict[str, dict[str, Plan]] = {
     "_contextvars": {"ContextVar": _reduce_context_variable},
+    "multiprocessing.resource_sharer": {"DupFd": reduce_ticket, "DupSocket": reduce_ticket},
     "typing": {
         "TypeVar": reduce_type_variable,
         "ParamSpec": reduce_type_variable,

@@ -45,6 +45,7 @@ from hookpool._plans import (
 )
 from hookpool._raised import text_of
 from hookpool._reach import MOST_IN_ALL
+from hookpool._ticket import withdraw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -300,6 +301,9 @@ class HookPickler(_CPickler):
         """A handle made by `put` is for tasks alone, which other picklers write."""
         refuse(handle)
 
+    def meet_ticket(self, ticket: Any) -> None:
+        """What is written is for one receiver; for others see `_ticket`."""
+
     def can_carry(self, obj: Any, met: dict[int, Any]) -> bool:
         """Whether an object can be pickled; `met` is what the plans are to know beforehand."""
         pickler = _Looker(BytesIO())
@@ -320,6 +324,7 @@ class _Looker(HookPickler):
     __slots__ = ()
 
     reduce_handle = staticmethod(reduce_unasked)
+    meet_ticket = staticmethod(withdraw)
 
 
 class CannotPickleNow(pickle.PicklingError, RuntimeError):

@@ -45,6 +45,7 @@ NEEDED = {
     "hookpool._shelf",
     "hookpool._slots",
     "hookpool._spin",
+    "hookpool._ticket",
     "hookpool._type_forms",
     "hookpool._wire",
     "hookpool._worker",
