@@ -35,7 +35,7 @@ import pickle
 import signal
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 
-from hookpool._raised import summary_of, text_of
+from hookpool._raised import cause_of, summary_of, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def was_raised_by_task(error: BaseException | None) -> bool:
         if isinstance(error, RemoteTraceback):
             return True
         met.add(id(error))
-        error = error.__cause__
+        error = cause_of(error)
     return False
 
 
