@@ -171,6 +171,11 @@ def map_many(subject: Subject, size: int) -> list[float]:
     return [per_task(subject, lambda n: subject.map_many(echo, range(n)), size, 200)]
 
 
+def map_few(subject: Subject, size: int) -> list[float]:
+    echo = started(subject)
+    return several(lambda: subject.map_many(echo, range(8)), size, 1.0)
+
+
 def map_size(subject: Subject, size: int) -> list[float]:
     """As `map_many`, of just that size, for those who can do it in the time."""
     echo = started(subject)
@@ -398,6 +403,15 @@ CASES: dict[str, Case] = {
             "completed_many",
             (500, 5_000),
             (0, 3),
+        ),
+        make_case(
+            "map_few",
+            "map of 8 tiny tasks, until all results are there",
+            map_few,
+            "map_many",
+            (100, 1_000),
+            (0, 2),
+            statistics=P50_AND_P99,
         ),
         make_case(
             "map_many",

@@ -258,6 +258,10 @@ class Desk(ABC):
         self._after_transition()
         return cancelled
 
+    def worth_waking(self, group: int) -> int:
+        """How many tasks of a group are work enough to wake a worker for; a guess."""
+        return self._scheduler.worth_waking(group)
+
     def check_open(self) -> None:
         """Raise what `submit` would raise for any task."""
         refusal = self._refusal()

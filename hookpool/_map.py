@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from hookpool._driver import Driver
     from hookpool._repeats import Repeats
 
-# The first item is handed over alone, so that work starts, and then twice as many each time: a
-# larger group costs less per item, a smaller one starts sooner. This is the largest.
+# The first item is handed over alone, so that work starts, or as many as make work worth to be
+# started if that is known, and then twice as many each time: a larger group costs less per item, a
+# smaller one starts sooner. This is the largest.
 LARGEST_FEED = 1000
 # A group that took longer than this to collect is followed by a smaller one, in seconds: workers
 # shall not wait for a slow iterable to fill it.
@@ -106,10 +107,16 @@ class Map:
 
     # -- items in ---------------------------------------------------------------------------
 
-    def feed(self, most: int | None) -> None:
-        """Take up to `most` items (all of them, when None) and hand their calls over."""
-        # What two calls have in common is known when there are two.
-        left, size = most, 1 if self._repeats is None else 2
+    def feed(self, most: int | None, are_at_hand: bool = False) -> None:
+        """Take up to `most` items (all of them, when None) and hand their calls over.
+
+        Args:
+            most: the number.
+            are_at_hand: whether to take an item takes no time.
+        """
+        left, size = most, self._driver.worth_waking(self._group) if are_at_hand else 1
+        if self._repeats is not None:
+            size = max(size, 2)  # what two calls have in common is known when there are two
         while left is None or left > 0:
             began = time.monotonic()
             items = list(islice(self._items, size if left is None else min(size, left)))

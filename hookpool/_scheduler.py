@@ -98,6 +98,9 @@ if TYPE_CHECKING:
 # cancel() and take-backs dearer, and results of a map uneven.
 AHEAD_SECONDS = 0.004
 REFILL_SECONDS = AHEAD_SECONDS / 2
+# What it costs to wake a worker, and its owner for the answer, in seconds: for less work than that
+# no second worker is woken.
+WAKE_SECONDS = 50e-6
 # The most tasks in one message, whatever their estimate: bounds what one flush can delay.
 MOST_AHEAD = 1000
 # The most that a worker holds: there is room for so many claims.
@@ -223,6 +226,8 @@ class Scheduler:
         self._failed_starts = 0
         #: When the next worker may be launched, and when the last one was.
         self._launch_at = self._launched = 0.0
+        #: Whether what waits is shared out however short it is thought to be.
+        self._shares_evenly = False
         #: Whether one is wanted before that.
         self._awaits_launch = False
         #: When workers died outside any task, the last few.
@@ -253,6 +258,11 @@ class Scheduler:
     def wants_more(self) -> bool:
         """Whether `Expected` would launch a worker; without the lock, a guess."""
         return not self.idle and self._active() < self._max_workers
+
+    def worth_waking(self, group: int) -> int:
+        """How many tasks of a group are work enough to wake a worker for; 1 if it is not known."""
+        estimate = self._estimates.get(group)
+        return 1 if estimate is None else _worth(estimate, WAKE_SECONDS)
 
     def runner(self, task: int) -> int:
         """The worker that has the task at its head, and runs it or will next; -1 if none has."""
@@ -334,6 +344,8 @@ class Scheduler:
                 return
         queue = self._queue
         was_waiting = self._queued
+        if not was_waiting:
+            self._shares_evenly = False
         if queue and queue[-1].stop == start and queue[-1].group == group:
             queue[-1] = Span(queue[-1].start, stop, group)
         else:
@@ -431,6 +443,7 @@ class Scheduler:
         worker.dropping += event.tasks
         if event.tasks:
             worker.tries = 0
+            self._shares_evenly = True  # they take longer than was thought
         self._give_back(_cut_tail(worker.sent, event.tasks))
         self._forget_asked(event.worker)
         if self._cancelling:
@@ -568,8 +581,10 @@ class Scheduler:
         """Share the queue among the idle, so that no worker gets two where another gets none."""
         # Last in, first out: its caches are warm, and the others get old enough to leave.
         for number, worker in reversed(list(self.idle.items())):
-            share = -(-self._queued // len(self.idle))
-            estimate = self._estimates.get(self._queue[0].group)
+            group = self._queue[0].group
+            least = 1 if self._shares_evenly else self.worth_waking(group)
+            share = max(-(-self._queued // len(self.idle)), least)
+            estimate = self._estimates.get(group)
             most = 1 if estimate is None or not self.config.claims else _worth(estimate)
             self._send(number, worker, self._take(min(share, most, self._left(worker))), now)
             if not self._queued:

@@ -250,7 +250,7 @@ class HookPoolExecutor(Executor):
         repeats = repeats_in(self._ledger, iterables)
         run = Map(self._driver, self._ledger, fn, _group(fn), items, is_lone, repeats)
         try:
-            run.feed(buffersize)
+            run.feed(buffersize, all(type(one) in _AT_HAND for one in iterables))
         except BaseException:
             run.abandon(kill=False)  # the user's iterable raised, or Ctrl-C
             raise
@@ -420,6 +420,10 @@ class HookPoolExecutor(Executor):
     @property
     def _shutdown_thread(self) -> bool:
         return self._driver.closed
+
+
+#: Whose items are there, and not yet to be made.
+_AT_HAND = frozenset({list, tuple, range, set, frozenset, dict, str, bytes})
 
 
 def _group(fn: object) -> int:

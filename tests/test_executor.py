@@ -492,6 +492,22 @@ def test_asyncio_takes_our_futures(pool):
     assert asyncio.run(main()) == 42
 
 
+@pytest.mark.parametrize(("make", "first"), [(list, 20), (tuple, 20), (iter, 1)])
+def test_a_map_waits_for_no_items_that_have_yet_to_be_made(pool, monkeypatch, make, first):
+    """Of a function that is known to be short."""
+    list(pool.map(abs, range(2000)))
+    sizes = []
+    submit_block = pool._driver.submit_block
+    monkeypatch.setattr(
+        pool._driver, "submit_block", lambda block: sizes.append(len(block)) or submit_block(block)
+    )
+    monkeypatch.setattr(pool._driver, "worth_waking", lambda group: 20)
+
+    assert list(pool.map(abs, make(range(100)))) == list(range(100))
+
+    assert sizes[0] == first
+
+
 def test_many_threads_submit_to_one_pool(pool):
     results = [None] * 8
 

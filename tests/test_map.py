@@ -29,6 +29,9 @@ class Driver:
     def before_wait(self):
         pass
 
+    def worth_waking(self, group):
+        return 50
+
     def abandon(self, first, stop, kill):
         self.abandoned.append((first, stop, kill))
 
@@ -56,6 +59,14 @@ def test_items_are_handed_over_in_growing_groups(driver):
     assert driver.feeds[:4] == [1, 2, 4, 8]
     assert max(driver.feeds) == LARGEST_FEED
     assert sum(driver.feeds) == 10_000
+
+
+@pytest.mark.parametrize(("items", "feeds"), [(8, [8]), (50, [50]), (200, [50, 100, 50])])
+def test_what_is_at_hand_is_handed_over_in_groups_worth_waking_a_worker_for(driver, items, feeds):
+    run = Map(driver, Ledger(), abs, 0, iter(range(items)), is_lone=True)
+    run.feed(None, are_at_hand=True)
+
+    assert driver.feeds == feeds
 
 
 def test_results_come_in_order_whatever_the_order_they_arrive_in(driver):

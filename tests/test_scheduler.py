@@ -274,12 +274,49 @@ def test_all_behind_a_long_task_is_taken_back_in_the_end():
                 assert desk.scheduler._workers[stuck].held < held
 
 
+def shares(actions):
+    """How many tasks each worker is sent."""
+    sends = [action for action in actions if isinstance(action, Send)]
+    return {send.worker: sum(len(span.tasks()) for span in send.spans) for send in sends}
+
+
+def test_for_less_work_than_it_costs_to_wake_it_no_second_worker_is_woken():
+    desk = two_idle_workers()  # whose tasks took 100 us each
+    assert sorted(shares(desk.submit(4)).values()) == [2, 2]
+    for worker in (0, 1):
+        desk.finish(worker, 2, micros=1)
+    for _ in range(20):  # until that is believed
+        [worker] = shares(desk.submit(1))
+        desk.finish(worker, micros=1)
+
+    assert list(shares(desk.submit(20)).values()) == [20]
+
+
+def test_what_is_taken_back_is_shared_out_however_short_it_was_thought_to_be():
+    desk = Desk(max_workers=4)
+    desk.submit(4)
+    desk.ready(0, 1, 2, 3)
+    for worker in (0, 1, 2, 3):
+        desk.finish(worker, micros=1)
+    *sends, wake = desk.submit(8)
+    [stuck] = shares(sends)
+    desk.now = wake.when
+    assert desk(Tick(desk.now)) == [TakeBack(stuck, 4)]
+
+    spread = shares(desk(TookBack(stuck, 4, desk.now)))
+
+    assert sorted(spread.values()) == [1, 1, 2]
+    for worker, count in spread.items():
+        desk.finish(worker, count, micros=1)
+    assert list(shares(desk.submit(3)).values()) == [3]  # what comes later is not concerned
+
+
 def test_one_that_nothing_can_be_won_from_does_not_keep_the_others_from_being_asked():
     desk = Desk(max_workers=3)
     desk.submit(3)
     desk.ready(0, 1, 2)
     for worker in (0, 1, 2):
-        desk.finish(worker, micros=1)
+        desk.finish(worker, micros=10)
     desk.submit(30, group=0)
     idle, *stuck = (0, 1, 2)
     assert all(desk.scheduler._workers[worker].held > 1 for worker in stuck)
