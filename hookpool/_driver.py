@@ -110,11 +110,11 @@ class Driver(Reader):
             if self.thread is not None:
                 return
             _register_exit()
-            if self._scheduler.config.claims and self._board is None:
-                self._board = Board()  # the first, since it may fail and be tried again
-            self._poller = Poller()
-            _living.add(self)
             try:
+                if self._scheduler.config.claims and self._board is None:
+                    self._board = Board()
+                self._poller = Poller()
+                _living.add(self)
                 self._alarm = Alarm()
                 self._poller.watch(self._alarm.fd, None)
                 if self._scheduler.config.all_at_once:
@@ -157,8 +157,8 @@ class Driver(Reader):
             worker.process.join(KILL_AFTER)
             worker.close()
         self._workers.clear()
-        assert self._poller is not None
-        self._poller.close()
+        if self._poller is not None:
+            self._poller.close()
         if self._board is not None:
             self._board.close()
         self._alarm = self._poller = self._board = None

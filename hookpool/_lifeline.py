@@ -17,8 +17,13 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 if sys.platform == "linux":
     import fcntl
@@ -37,10 +42,13 @@ def die_with_parent() -> None:
     parent = process.parent_process()
     if parent is None:
         return
-    if sys.platform == "linux":
-        _ask_for_signal(parent.sentinel)
+    sentinel: Any = parent.sentinel
+    if sentinel is None:  # in loky's processes
+        _start_watcher(lambda: _wait_for_another_parent(parent.pid))
+    elif sys.platform == "linux":
+        _ask_for_signal(sentinel)
         # The parent may have ended before the kernel was asked: no signal comes for that.
-        if _has_ended(parent.sentinel):
+        if _has_ended(sentinel):
             _die()
     else:
         _start_watcher(parent.join)
@@ -69,6 +77,15 @@ def _start_watcher(wait_for_parent: Callable[[], None]) -> None:
         _die()
 
     threading.Thread(target=watch, name="hookpool-lifeline", daemon=True).start()
+
+
+def _wait_for_another_parent(pid: int | None) -> None:
+    while os.getppid() == pid:
+        time.sleep(_LOOK_SECONDS)
+
+
+# How often to look where nothing can be waited for, in seconds.
+_LOOK_SECONDS = 0.5
 
 
 def _die() -> None:

@@ -224,6 +224,7 @@ class Scheduler:
         self._estimates: dict[int, float] = {}
         #: Workers that ended before they were ready, since one last became ready.
         self._failed_starts = 0
+        self._failed_at = -1.0
         #: When the next worker may be launched, and when the last one was.
         self._launch_at = self._launched = 0.0
         #: Whether what waits is shared out however short it is thought to be.
@@ -822,21 +823,26 @@ class Scheduler:
         elif had_started or event.killed:
             return
         elif worker.phase is Phase.STARTING:
-            self._note_failed_start(event)
+            self._note_failed_start(event, worker)
         else:
             self._deaths.append(event.now)
             if len(self._deaths) == DEATHS and event.now - self._deaths[0] <= DEATH_SECONDS:
                 self._break(Why.TOO_MANY_DEATHS, event.worker, DEATHS)
 
-    def _note_failed_start(self, event: WorkerExited) -> None:
-        """Whoever is there goes on, and another start is tried when there may be room for it."""
-        self._failed_starts += 1
+    def _note_failed_start(self, event: WorkerExited, worker: _Worker) -> None:
+        """Whoever is there goes on, and another start is tried when there may be room for it.
+
+        Workers that were launched together count as one try.
+        """
+        if worker.since > self._failed_at:
+            self._failed_starts += 1
+            self._failed_at = event.now
         others = [w for w in self._workers.values() if w.held or w.phase is not Phase.RETIRING]
         if self._failed_starts >= START_TRIES and not others:
             self._break(Why.CANNOT_START, event.worker, self._failed_starts)
         else:
             pauses = 2 ** min(self._failed_starts - 1, MOST_PAUSES)
-            self._launch_at = event.now + START_PAUSE * pauses
+            self._launch_at = self._failed_at + START_PAUSE * pauses
 
     def _break(self, why: Why, worker: int, deaths: int) -> None:
         if self.state in (Pool.BROKEN, Pool.DONE):

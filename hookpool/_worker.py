@@ -447,7 +447,9 @@ class _Worker:
             if not run.payloads:
                 no_room()
             function, args, kwargs = self._load(run, at)
+            self._stop_copy()
         except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
+            self._stop_copy(error)
             return Status.UNREADABLE, self._dump_error(error)
         words[1] = Doing.RUNNING
         try:
@@ -482,6 +484,10 @@ class _Worker:
         words[1] = Doing.DUMPING
         try:
             data = self._shelf.dump(obj)
+            self._stop_copy()
+        except BaseException as error:
+            self._stop_copy(error)
+            raise
         finally:
             words[1] = Doing.RUNNING
         if not isinstance(data, Parcel):
@@ -612,8 +618,13 @@ class _Worker:
             except OSError:
                 return  # the owner is gone; the main thread will find out
             self._claims.put_back()
-            if not self._claims.has_unused():
+            # In this order: who has used the last claim looks for what waits, before the next.
+            if not self._claims.has_unused() and not self._has_unsent():
                 self._nothing_waits.acquire()
+
+    def _has_unsent(self) -> bool:
+        values = self._values
+        return bool(self._outgoing) or (values is not None and values.has_unsent())
 
 
 def _micros(seconds: float) -> int:

@@ -519,6 +519,8 @@ def _checked_timeout(seconds: float | None) -> float | None:
         wait = float(0.0 + seconds)  # not for strings and all else that only looks like a number
     except TypeError:
         raise TypeError(f"idle_timeout must be a number of seconds or None: {seconds!r}") from None
+    except OverflowError:
+        return None
     if not wait >= 0:  # which a NaN is not, either
         raise ValueError(f"idle_timeout must be >= 0: {seconds!r}")
     return None if wait == float("inf") else wait

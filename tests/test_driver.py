@@ -590,7 +590,8 @@ def test_a_signal_handler_may_submit_while_the_pool_is_being_opened(monkeypatch)
         assert late[0].result(timeout=20) == 2
 
 
-def test_what_a_signal_handler_submitted_fails_if_the_pool_cannot_be_opened(monkeypatch):
+@pytest.mark.parametrize("needs", ["Poller", "Alarm"])
+def test_what_a_signal_handler_submitted_fails_if_the_pool_cannot_be_opened(needs, monkeypatch):
     late = []
 
     def fail():
@@ -599,7 +600,7 @@ def test_what_a_signal_handler_submitted_fails_if_the_pool_cannot_be_opened(monk
 
     pool = HookPoolExecutor(1)
     with monkeypatch.context() as patch:
-        patch.setattr(_driver, "Alarm", fail)
+        patch.setattr(_driver, needs, fail)
         with pytest.raises(OSError, match="no descriptor"):
             pool.submit(abs, -1)
 

@@ -664,6 +664,46 @@ def test_a_child_that_a_task_forked_ends_as_it_wants_to(pool):
     assert pool.submit(fork).result(timeout=20) == 7
 
 
+class ForksWhen:
+    """Forks when it is pickled, or rebuilt, and the child leaves as a program does."""
+
+    def __init__(self, dumping):
+        self.dumping = dumping
+
+    def __reduce__(self):
+        return (int, (fork_and_leave(5),)) if self.dumping else (fork_and_leave, (5,))
+
+
+def fork_and_leave(value):
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    return value
+
+
+def test_what_is_forked_while_a_task_is_loaded_or_its_result_dumped_does_not_speak_for_it(pool):
+    assert pool.submit(abs, ForksWhen(dumping=False)).result(timeout=20) == 5
+    assert pool.submit(lambda: ForksWhen(dumping=True)).result(timeout=20) == 5
+    assert list(pool.map(abs, range(100))) == list(range(100))
+
+
+def test_workers_of_lokys_context_work_and_end_with_their_owner(tmp_path):
+    pytest.importorskip("loky")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os\n"
+        "from hookpool import HookPoolExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    from loky.backend import get_context\n"
+        "    pool = HookPoolExecutor(1, get_context('loky'))\n"
+        "    print(pool.submit(abs, -1).result(timeout=60), flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    with pytest.raises(AssertionError, match="-9"):  # and leaves no process behind
+        run_python(str(program))
+
+
 def test_a_worker_does_its_work_where_no_thread_can_be_started():
     def allow_no_threads():
         def refuse(self):

@@ -542,6 +542,15 @@ def test_workers_that_never_become_ready_break_the_pool():
     assert last == [Break(Why.CANNOT_START, START_TRIES - 1, START_TRIES), Done()]
 
 
+def test_workers_that_were_launched_together_count_as_one_try():
+    desk = Desk(max_workers=5)
+    desk.submit(5)
+    for worker in range(4):
+        assert all(isinstance(action, WakeAt) for action in desk.exit(worker))
+
+    assert try_again(desk, desk.exit(4)) == [Launch(number) for number in range(5, 10)]
+
+
 def test_while_a_worker_works_others_that_cannot_be_started_are_tried_less_and_less_often():
     desk = Desk(max_workers=2)
     desk.submit(3)
