@@ -21,7 +21,7 @@ from types import FrameType, FunctionType
 # since importing it takes 2 ms, while all wait (tests/test_worker_imports.py has an eye on that).
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any, Final
 
 __all__ = ["HookContext", "HookProcess", "stop"]
@@ -108,6 +108,17 @@ class HookContext(mp_context.BaseContext):
         from hookpool._primitives import SimpleQueue
 
         return SimpleQueue(ctx=self)
+
+    def Pool(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Any:
+        from hookpool._pool import Pool
+
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self)
 
     def Lock(self) -> Any:
         _start_tracker()
@@ -205,13 +216,14 @@ def stop() -> None:
 # --- as the default method -----------------------------------------------------------------------
 
 #: What every context builds of the standard library's classes, whatever its method is, and the
-#: default one with it. `Process`, `Pool` and all others already ask the method's context.
+#: default one with it. `Process` and all others already ask the method's context.
 _BUILT_BY_DEFAULT: Final = (
     "BoundedSemaphore",
     "JoinableQueue",
     "Lock",
     "Manager",
     "Pipe",
+    "Pool",
     "Queue",
     "RLock",
     "Semaphore",

@@ -484,6 +484,31 @@ def test_pool_replaces_workers_and_initializes_each(tmp_path: Path) -> None:
     assert {str(pid) for pid in pids} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_a_large_result_does_not_keep_the_thread_awake_that_replaces_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[int] = []
+    wait = mp_pool.wait  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        mp_pool, "wait", lambda *given, **kw: waits.append(1) or wait(*given, **kw)
+    )
+    with pool(1) as p:
+        p.apply(abs, (-1,))
+        assert len(p.apply(bytes, (30_000_000,))) == 30_000_000
+        assert p.map(len, [bytes(1000)] * 50) == [1000] * 50
+
+    assert len(waits) < 10
+
+
+def test_a_pool_that_is_closed_ends_when_its_last_result_has_come() -> None:
+    for _ in range(20):
+        with pool(2) as p:
+            results = [p.apply_async(abs, (-number,)) for number in range(5)]
+            p.close()
+            p.join()
+            assert [result.get(20) for result in results] == [0, 1, 2, 3, 4]
+
+
 # --- the default method ------------------------------------------------------------------------
 
 

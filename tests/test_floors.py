@@ -23,7 +23,7 @@ FLOORS = [
     ["_desk"],
     ["_crew"],
     ["_task", "managers"],
-    ["_worker", "_launch", "_primitives"],  # 2
+    ["_worker", "_launch", "_primitives", "_pool"],  # 2
     ["_returned"],
     ["_repeats"],
     ["_definitions", "_shelf"],
@@ -107,6 +107,7 @@ PARTS = {
     "_phases": "reduction",
     "_reach": "reduction",
     "_plans": "reduction",
+    "_pool": "context",
     "_reader": "driver",
     "_returned": "worker",
     "_rebuild_objects": "reduction",
