@@ -123,10 +123,7 @@ class _Own(_rebuild.Identity):
 
 def _looked_at(cls: Any, own: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     """What tells that a class is what it was, by attribute: its value, and of a function more."""
-    parts = {
-        name: _with_more(value) if type(value) is FunctionType else (value,)
-        for name, value in own.items()
-    }
+    parts = {name: _with_more(value) for name, value in own.items()}
     registered = _registered(cls) if isinstance(cls, ABCMeta) else ()
     parts[_RELATIVES] = (cls.__bases__, *registered)
     return parts
@@ -146,25 +143,51 @@ def _changes(before: _Record, after: _Record) -> tuple[Collection[str], Collecti
 _NOT_EDITED = NOT_COPIED - {_RELATIVES}
 
 
-def _with_more(fn: FunctionType) -> tuple[Any, ...]:
-    """A function, and what can be changed of it in place; also its code, as reloaders do."""
-    cells, own = fn.__closure__, fn.__dict__
-    if cells or own or fn.__defaults__ or fn.__kwdefaults__:
-        more = (*own.values(), *map(contents_of, cells or ()))
-        return (fn, fn.__code__, fn.__defaults__, fn.__kwdefaults__, *more)
-    return fn, fn.__code__
+def _with_more(value: Any) -> tuple[Any, ...]:
+    """A value; of a function, and of what is made of functions, what can be changed in place."""
+    kind = type(value)
+    if kind is FunctionType:  # also its code, as reloaders do
+        cells, own = value.__closure__, value.__dict__
+        if cells or own or value.__defaults__ or value.__kwdefaults__:
+            more = (*own, *own.values(), *map(contents_of, cells or ()))
+            return (value, value.__code__, value.__defaults__, value.__kwdefaults__, *more)
+        return value, value.__code__
+    if id(kind) in WRAPPERS:
+        # Not itself: it cannot be watched, and what it wraps may outlive it.
+        inside = itertools.chain.from_iterable(map(_with_more, wrapped(value)))
+        return (kind, *inside, value.__doc__)
+    return (value,)
+
+
+def wrapped(value: Any) -> tuple[Any, ...]:
+    """What a class method, static method or property is made of."""
+    if type(value) is property:
+        return value.fget, value.fset, value.fdel
+    return (value.__func__,)
 
 
 def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
-    """Classes made at run time among its bases, its attributes and what its methods close over."""
-    found = [type(cls), *cls.__bases__]
-    for value in own.values():
-        if type(value) is FunctionType:
-            if value.__closure__:
-                found += filter(is_class, map(contents_of, value.__closure__))
+    """Classes made at run time among its bases, its attributes, and what its methods have in cells
+    and defaults, also of functions in these."""
+    found, met = [type(cls), *cls.__bases__], set[int]()
+    values = list(own.values())
+    for value in values:  # and what is added meanwhile
+        kind = type(value)
+        if kind is FunctionType:
+            if id(value) not in met and len(met) < _MOST_FUNCTIONS:
+                met.add(id(value))
+                values += map(contents_of, value.__closure__ or ())
+                values += value.__defaults__ or ()
+                values += (value.__kwdefaults__ or {}).values()
+        elif id(kind) in WRAPPERS:
+            values += wrapped(value)
         elif is_class(value):
             found.append(value)
     return tuple([weakref.ref(one) for one in found if one.__flags__ & HEAP])
+
+
+# More than the methods of a class, as a rule, and the functions that decorate them.
+_MOST_FUNCTIONS = 500
 
 
 def contents_of(cell: CellType) -> Any:
@@ -194,9 +217,6 @@ def _kept(cls: Any, found: list[Any], note: Callable[[object], None]) -> list[ob
 
 def _hold(cls: Any, value: Any, note: Callable[[object], None]) -> object:
     """As `_kept`, for what is neither a function nor its code."""
-    wrapped = _WRAPPERS.get(id(type(value)))
-    if wrapped is not None:
-        value = getattr(value, wrapped)
     if id(type(value)) in ATOMS:
         return value
     try:
@@ -209,9 +229,8 @@ def _hold(cls: Any, value: Any, note: Callable[[object], None]) -> object:
     return value if _is_apart(value, cls) else None
 
 
-# What is larger is taken to hold the class; of numbers there may be more.
+# What holds more is taken to hold the class; numbers and text do not count.
 _MOST_APART = 2000
-_MOST_LOOKED_THROUGH = 50_000
 
 
 def _is_apart(value: Any, cls: Any) -> bool:
@@ -220,10 +239,7 @@ def _is_apart(value: Any, cls: Any) -> bool:
     while level:
         following: list[Any] = []
         for one in level:
-            kind = type(one)
-            if (kind is dict or id(kind) in _COLLECTIONS) and len(one) > _MOST_LOOKED_THROUGH:
-                return False
-            parts = _own_parts(one) if kind is FunctionType else gc.get_referents(one)
+            parts = _own_parts(one) if type(one) is FunctionType else gc.get_referents(one)
             for part in filter(gc.is_tracked, parts):  # in C: there may be very many numbers
                 if part is cls or len(met) > _MOST_APART:
                     return False
@@ -256,8 +272,9 @@ def is_class(value: Any) -> bool:
     return type.__instancecheck__(type, value)
 
 
-# By the id of the type, as below: a type need not be hashable, nor its comparison harmless.
-_WRAPPERS = {id(staticmethod): "__func__", id(classmethod): "__func__", id(property): "fget"}
+#: What `wrapped` is for. By the id of the type, as below: a type need not be hashable, nor its
+#: comparison harmless.
+WRAPPERS = frozenset(map(id, (staticmethod, classmethod, property)))
 _COLLECTIONS = frozenset(map(id, (list, tuple, set, frozenset)))
 
 
@@ -399,10 +416,8 @@ def _parts(value: Any, kind: Any) -> tuple[Any, ...] | None:
         return _parts_of_collection(value, kind)
     if kind is FunctionType:
         return _parts_of_function(value)
-    if kind is property:
-        return value.fget, value.fset, value.fdel
-    if id(kind) in _WRAPPERS:
-        return (value.__func__,)
+    if id(kind) in WRAPPERS:
+        return wrapped(value)
     if _is_enum(kind):
         return value._name_, value._value_
     if kind.__flags__ & HEAP and kind.__dictoffset__ and _has_plain_state(kind):

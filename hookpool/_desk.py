@@ -211,6 +211,10 @@ class Desk(ABC):
             raise refusal
         self._after_transition()
 
+    def _take_dropped(self) -> list[Work | None]:
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
     def note_asked(self) -> None:
         """Somebody wants to know what becomes of a task."""
         self._unasked = self._next
@@ -253,7 +257,7 @@ class Desk(ABC):
             self._tell(_events.CancelAsked(number, monotonic()))
             cancelled = number not in self._tasks
             self._cancelling = range(0)
-            dropped, self._dropped = self._dropped, []
+            dropped = self._take_dropped()
         del dropped  # without the lock: what it held may run a finalizer
         self._after_transition()
         return cancelled
@@ -299,8 +303,8 @@ class Desk(ABC):
                 self._cancelling = range(first, stop)
                 self._tell(_events.Abandoned(first, stop, monotonic()))
                 self._cancelling = range(0)
-                dropped, self._dropped = self._dropped, []
-            del dropped
+                dropped = self._take_dropped()
+            del dropped  # as in `cancel`
             self._after_transition()
         if kill:
             for number in range(first, stop):
@@ -466,7 +470,7 @@ class Desk(ABC):
             case _events.Cancel(span) | _events.Fail(span):
                 asked = _overlap(span.tasks(), self._cancelling)
                 # Whoever asked hears it at once.
-                self._dropped += [self._tasks.pop(number, None) for number in asked]
+                self._dropped.extend(map(self._tasks.pop, asked, itertools.repeat(None)))
                 if len(asked) < span.stop - span.start:
                     self._unknown.update(span.tasks())
                     self._unknown.difference_update(asked)

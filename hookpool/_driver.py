@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 # So many tasks after anybody asked for a result, what comes is not read at once while somebody is
 # busy submitting more.
 UNASKED = 100
-# But after a pause of so many seconds. To read the results of tiny tasks a few at a time, and to
-# take turns with the thread that submits, takes the owner half as long again as the tasks it has.
+# But after a pause of so many seconds. To read the results of tiny tasks a few at a time, in turns
+# of the interpreter's lock with the thread that submits, costs the owner more than to submit them.
 PAUSE_SECONDS = 200e-6
 
 
@@ -106,27 +106,37 @@ class Driver(Reader):
     def _open(self) -> None:
         if self._opening._is_owned():  # type: ignore[attr-defined]
             return  # a signal handler or finalizer submits: what it wants is found afterwards
-        with self._opening:
-            if self.thread is not None:
-                return
-            _register_exit()
-            try:
-                if self._scheduler.config.claims and self._board is None:
-                    self._board = Board()
-                self._poller = Poller()
-                _living.add(self)
-                self._alarm = Alarm()
-                self._poller.watch(self._alarm.fd, None)
-                if self._scheduler.config.all_at_once:
-                    # The workers are forked from here, so no thread may run yet.
-                    with self._lock, self._transition:
-                        self._tell(_events.Tick(monotonic()))
-                    self._do_chores()
-                self._ledger.forgotten.wake = self._note_release
-                self._start_thread()
-            except BaseException:
-                self._undo_open()
-                raise
+        lost: dict[int, Work] = {}
+        try:
+            with self._opening:
+                if self.thread is not None:
+                    return
+                _register_exit()
+                try:
+                    self._set_up()
+                except BaseException:
+                    lost = self._undo_open()
+                    raise
+        finally:
+            # Without the lock: callbacks may wait for a thread that submits.
+            for number, work in lost.items():
+                assert self.broken is not None
+                work.set_exception(number, errors.again(self.broken))
+
+    def _set_up(self) -> None:
+        if self._scheduler.config.claims:
+            self._board = Board()
+        self._poller = Poller()
+        _living.add(self)
+        self._alarm = Alarm()
+        self._poller.watch(self._alarm.fd, None)
+        if self._scheduler.config.all_at_once:
+            # The workers are forked from here, so no thread may run yet.
+            with self._lock, self._transition:
+                self._tell(_events.Tick(monotonic()))
+            self._do_chores()
+        self._ledger.forgotten.wake = self._note_release
+        self._start_thread()
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name="hookpool-driver")
@@ -140,18 +150,20 @@ class Driver(Reader):
             if runs:  # nobody may count on a thread that could not be started
                 self.thread = thread
 
-    def _undo_open(self) -> None:
-        """Nothing is left of the attempt, and there may be another; but workers cannot go back."""
+    def _undo_open(self) -> dict[int, Work]:
+        """Nothing is left of the attempt, and there may be another; but workers cannot go back.
+
+        Returns:
+            Tasks that a signal handler has submitted meanwhile, and that are lost.
+        """
         if self.thread is not None:
-            return  # an interrupt when all was done
+            return {}  # an interrupt when all was done
         _living.discard(self)
-        if self._workers or self._tasks:
+        lost, self._tasks = self._tasks, {}
+        if self._workers or lost:
             self.broken = errors.InternalError(
                 "the pool has workers or tasks, but no thread for itself"
             )
-            for number, work in self._tasks.items():
-                work.set_exception(number, errors.again(self.broken))
-            self._tasks.clear()
         for worker in list(self._workers.values()):
             kill(worker.process)
             worker.process.join(KILL_AFTER)
@@ -163,6 +175,7 @@ class Driver(Reader):
             self._board.close()
         self._alarm = self._poller = self._board = None
         self._ledger.forgotten.__dict__.pop("wake", None)
+        return lost
 
     def _close(self) -> None:
         _living.discard(self)
@@ -262,8 +275,7 @@ class Driver(Reader):
         moments = [when for when in times if when is not None]
         if self._inbox or self._chores or self._arrived:
             return 0.0
-        # An hour at most: the system has a limit, and a time-out may be infinite.
-        return min(max(0.0, min(moments) - monotonic()), 3600.0) if moments else None
+        return max(0.0, min(moments) - monotonic()) if moments else None
 
     def _ring(self) -> None:
         """What was to happen at a certain time."""

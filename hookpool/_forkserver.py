@@ -52,6 +52,7 @@ __all__ = [
     "ServerProcess",
     "enter_child",
     "enter_forked_child",
+    "ignored_signals",
     "last_words",
     "request",
 ]
@@ -434,6 +435,7 @@ def enter_child() -> None:
 def enter_forked_child(
     environ: dict[str, str],
     mask: set[int],
+    ignored: set[int],
     streams: dict[int, Any],
     folder: InheritedFd | None = None,
 ) -> None:
@@ -442,11 +444,35 @@ def enter_forked_child(
         os.fchdir(folder.detach())
         os.close(folder.detach())
     _adopt_environment(environ)
+    _ignore_only(ignored)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for fd, copy in streams.items():
         received = copy.detach()
         os.dup2(received, fd)
         os.close(received)
+
+
+def ignored_signals() -> set[int]:
+    """The signals that this process ignores, but for those that each Python does."""
+    return {
+        int(number)
+        for number in signal.valid_signals() - _IGNORED_BY_PYTHON
+        if signal.getsignal(number) is signal.SIG_IGN
+    }
+
+
+_IGNORED_BY_PYTHON: Final = {
+    getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)
+}
+
+
+def _ignore_only(ignored: set[int]) -> None:
+    before = ignored_signals()
+    for number in ignored - before:
+        signal.signal(number, signal.SIG_IGN)
+    for number in before - ignored:
+        is_interrupt = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 
 def _adopt_environment(environ: dict[str, str]) -> None:

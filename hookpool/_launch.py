@@ -8,9 +8,9 @@ pickled Process, then its ``_bootstrap``), from multiprocessing's own command li
 programs, coverage and debuggers find what they know. What a hookpool child needs beyond that is
 carried by the preparation data themselves, as calls made while they are unpickled (`_Call`).
 
-A forked child is as if started now: import path, working directory, arguments, environment and
-standard streams travel with each start, whatever they were when the server was started. What a
-child can only inherit (`_standing`: its user, its limits) it has from the server; when that is not
+A forked child is as if started now: import path, working directory, arguments, environment,
+ignored signals and standard streams travel with each start, whatever they were when the server was
+started. What a child can only inherit (`_standing`: its user, its limits) it has from the server; when that is not
 the owner's any more, or when the server has died, the next start makes a new server. The end of a
 server ends no child. A process forked from the owner uses none of this: it closes what it
 inherited and makes its own.
@@ -154,23 +154,26 @@ def _server_preparation(name: str) -> dict[str, object]:
     return data
 
 
-def _surroundings() -> tuple[dict[str, str], set[int], dict[int, Any]]:
-    """What a child of this thread would inherit: environment, signal mask, standard streams."""
+def _surroundings() -> tuple[dict[str, str], set[int], set[int], dict[int, Any]]:
+    """What a child of this thread would inherit: environment, signals, standard streams."""
     streams = {}
     for fd in (1, 2):
         with contextlib.suppress(OSError):  # closed
             os.fstat(fd)
             streams[fd] = mp_reduction.DupFd(fd)
-    return dict(os.environ), set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))), streams
+    mask = set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    return dict(os.environ), mask, _forkserver.ignored_signals(), streams
 
 
 def _dump(obj: object, file: io.BytesIO, protocol: int | None = None) -> None:
     # Not before a server has been started, which does without.
     from hookpool import reduction
-    from hookpool._worker_pickler import WorkerPickler
+    from hookpool._worker_pickler import ProcessPickler, WorkerPickler
 
-    parts = _parts(obj) if isinstance(obj, BaseProcess) else None
-    reduction.write(WorkerPickler(file, protocol), obj, parts)
+    if isinstance(obj, BaseProcess):
+        reduction.write(ProcessPickler(file, protocol), obj, _parts(obj))
+    else:
+        reduction.write(WorkerPickler(file, protocol), obj)
 
 
 def _parts(process: BaseProcess) -> dict[str, object]:

@@ -361,7 +361,7 @@ def _is_bare(obj: object, pickler: Any) -> bool:
     """Whether an object was given as such, in plain containers if at all."""
     if pickler.is_stamping:
         return False
-    found = [pickler.root]
+    found = list(pickler.given())
     met = set()
     while found:
         one = found.pop()

@@ -76,7 +76,7 @@ def _sorted(attributes: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         if kind is FunctionType:
             code[name] = value
             values.append(value)
-        elif id(kind) in _WRAPPERS:
+        elif id(kind) in _classes.WRAPPERS:
             code[name] = value
             values += _inside(value)
         elif name in _OF_DATACLASSES:
@@ -196,15 +196,9 @@ def _filling(pickler: Any, shells: list[FunctionType]) -> Now:
     return Now(_rebuild.fill_all, None, (sum(functions, ()), sum(states, ())))
 
 
-_WRAPPERS = frozenset(map(id, (classmethod, property, staticmethod)))
-
-
 def _inside(code: Any) -> tuple[Any, ...]:
     """What a function, or what is made of functions in a class's body, consists of."""
-    kind = type(code)
-    if kind is FunctionType:
-        return (code,)
-    return (code.fget, code.fset, code.fdel) if kind is property else (code.__func__,)
+    return (code,) if type(code) is FunctionType else _classes.wrapped(code)
 
 
 def _is_special(name: Any) -> bool:

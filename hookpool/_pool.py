@@ -2,9 +2,9 @@
 
 Its thread that replaces workers also waits for the pipe on which results come, and looks at all
 workers whenever one does: as long as a large result is on its way, over and over, in turns of the
-interpreter's lock with the thread that reads it.  Then 100 MB take ten seconds in place of a
-quarter.  It need not know of results: it is told when the last one has come, and each worker's end
-is among what it waits for (so `ThreadPool`, in the same module, does without).
+interpreter's lock with the thread that reads it, which then needs many times as long.  It need not
+know of results: it is told when the last one has come, and each worker's end is among what it
+waits for (so `ThreadPool`, in the same module, does without).
 
 Knows nothing of how processes start: that is the context's, which makes it.
 """

@@ -224,9 +224,8 @@ class Scheduler:
         self._estimates: dict[int, float] = {}
         #: Workers that ended before they were ready, since one last became ready.
         self._failed_starts = 0
-        self._failed_at = -1.0
-        #: When the next worker may be launched, and when the last one was.
-        self._launch_at = self._launched = 0.0
+        #: When the last of these tries failed, and when a worker was last launched.
+        self._failed_at, self._launched = -1.0, 0.0
         #: Whether what waits is shared out however short it is thought to be.
         self._shares_evenly = False
         #: Whether one is wanted before that.
@@ -718,7 +717,7 @@ class Scheduler:
         self._awaits_launch = False
         if wanted <= 0:
             return
-        due, room = self._launch_at, 2 * self._max_workers - len(self._workers)
+        due, room = self._next_try(), 2 * self._max_workers - len(self._workers)
         if room <= 0:
             due, room = max(due, self._launched + LINGER_SECONDS), 1
         if now < due:
@@ -731,6 +730,13 @@ class Scheduler:
             self._starting += 1
             self._actions.append(Launch(self._next_worker))
             self._next_worker += 1
+
+    def _next_try(self) -> float:
+        """When a worker may be launched, after the tries that failed since one became ready."""
+        if not self._failed_starts:
+            return 0.0
+        doublings = min(self._failed_starts - 1, MOST_PAUSES)
+        return self._failed_at + START_PAUSE * (1 << doublings)
 
     def _steal(self, now: float) -> None:
         """Take back the tail of a worker that is stuck in a long task while another could have it.
@@ -840,9 +846,6 @@ class Scheduler:
         others = [w for w in self._workers.values() if w.held or w.phase is not Phase.RETIRING]
         if self._failed_starts >= START_TRIES and not others:
             self._break(Why.CANNOT_START, event.worker, self._failed_starts)
-        else:
-            pauses = 2 ** min(self._failed_starts - 1, MOST_PAUSES)
-            self._launch_at = self._failed_at + START_PAUSE * pauses
 
     def _break(self, why: Why, worker: int, deaths: int) -> None:
         if self.state in (Pool.BROKEN, Pool.DONE):

@@ -553,13 +553,13 @@ class _Worker:
                 self._outgoing_since = now
             self._outgoing.append(row)
             self._outgoing_bytes += len(row.payload)
-            if (
+            leaves = (
                 idle
                 or row.micros > FLUSH_SECONDS * 1e6
                 or self._outgoing_bytes > FLUSH_BYTES
                 or now - self._outgoing_since > FLUSH_SECONDS
-                or not self._wake_flusher()
-            ):
+            )
+            if leaves or not self._wake_flusher():
                 self._write_outgoing()
         words[1] = Doing.NOTHING
 

@@ -70,6 +70,16 @@ class WorkerPickler(HookPickler):
         return _sharing.digest(buffer.raw())
 
 
+class ProcessPickler(WorkerPickler):
+    """Writes a process that is to be started: its arguments are handed over, and not itself."""
+
+    __slots__ = ()
+
+    def given(self) -> tuple[Any, ...]:
+        """The arguments."""
+        return self.root._args, self.root._kwargs
+
+
 class TaskPickler(ReusablePickler, WorkerPickler):
     """Writes for a worker, one object after the other."""
 

@@ -545,15 +545,11 @@ def _checked_threads(threads: object, workers: int) -> int | None:
         return max(1, cpu_count() // workers)
     if threads is None:
         return None
-    wrong = f"inner_threads must be a number of threads >= 1, 'share' or None: {threads!r}"
-    if isinstance(threads, str):
-        raise ValueError(wrong)
-    try:
-        number = int(operator.index(threads))  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(wrong) from None
+    number = 0 if isinstance(threads, str) else _whole("inner_threads", threads)
     if number < 1:
-        raise ValueError(wrong)
+        raise ValueError(
+            f"inner_threads must be a number of threads >= 1, 'share' or None: {threads!r}"
+        )
     return number
 
 

@@ -297,6 +297,10 @@ class HookPickler(_CPickler):
         """The reduce value of a class by value."""
         return reduce_class(self, cls)
 
+    def given(self) -> tuple[Any, ...]:
+        """What somebody has handed over to be written, where a lock is refused if it is bare."""
+        return (self.root,)
+
     def reduce_handle(self, handle: Handle) -> Any:
         """A handle made by `put` is for tasks alone, which other picklers write."""
         refuse(handle)
@@ -444,6 +448,14 @@ class ReusablePickler(HookPickler):
         self._end_loan()
 
 
+class _Trial(ReusablePickler):
+    """Tries parts of what is written for anybody, to find the one that cannot travel."""
+
+    __slots__ = ()
+
+    meet_ticket = staticmethod(withdraw)
+
+
 class Probe(ReusablePickler, _Looker):
     """Tries parts of what is written for tasks, to find the one that cannot travel."""
 
@@ -578,7 +590,7 @@ def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None
 def raise_explained(
     error: Exception,
     parts: Mapping[str, Any],
-    kind: type[ReusablePickler] = ReusablePickler,
+    kind: type[ReusablePickler] = _Trial,
 ) -> NoReturn:
     """Raise what a pickler raised; with the path to the culprit if it says what cannot travel.
 

@@ -14,7 +14,9 @@ import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +32,9 @@ __all__ = [
     "c_exit",
     "describe_process",
     "error",
+    "exit_code_of_fork",
     "hard_exit",
+    "held_elsewhere",
     "killed",
     "marked_processes",
     "numbers",
@@ -68,6 +72,42 @@ def run_as(mode: str, source: str, *, timeout: float = 60) -> str:
         }[mode]
         stdin = source if mode == "stdin" else None
         return run_python(*arguments, stdin=stdin, cwd=folder, timeout=timeout)
+
+
+# --- forks ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def held_elsewhere(lock: AbstractContextManager[Any]) -> Iterator[None]:
+    """A thread has the lock as long as this lasts: a child that is forked finds it taken."""
+    taken, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            let_go.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(30)
+    try:
+        yield
+    finally:
+        let_go.set()
+        thread.join()
+
+
+def exit_code_of_fork(call: Callable[[], int]) -> int:
+    """Call in a forked child, which what the call returns ends; it is ended if that takes long."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.alarm(30)
+            code = call()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 # --- ways to die, and objects that do ----------------------------------------------------------

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import pickle
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import pool as mp_pool
@@ -16,6 +19,7 @@ from typing import Any
 import pytest
 
 import hookpool
+from hookpool import context as context_module
 from hookpool.context import CONTEXT as ctx
 from tests.helpers import MODES, run_as, run_python
 
@@ -482,6 +486,64 @@ def test_pool_replaces_workers_and_initializes_each(tmp_path: Path) -> None:
         pids = p.map(lambda _: os.getpid(), range(6), chunksize=1)
     assert len(set(pids)) == 3
     assert {str(pid) for pid in pids} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("make", [threading.Lock, threading.Event, threading.Condition])
+def test_a_bare_lock_of_a_thread_is_refused_by_a_process_and_a_pool(make: Any) -> None:
+    """The child would have one of its own, which excludes nobody and hears of nothing."""
+    for start in (
+        lambda: ctx.Process(target=len, args=([make()],)).start(),
+        lambda: ctx.Process(target=len, kwargs={"lock": make()}).start(),
+        lambda: ctx.Pool(1, len, ((make(),),)),
+    ):
+        with pytest.raises(pickle.PicklingError, match="bare"):
+            start()
+
+
+def test_a_process_takes_along_a_lock_that_is_part_of_it() -> None:
+    process = Locking()
+    process.start()
+    process.join()
+    assert process.exitcode == 7
+
+
+class Locking(ctx.Process):  # type: ignore[name-defined,misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def run(self) -> None:
+        with self.lock:
+            sys.exit(7)
+
+
+def test_a_child_ignores_the_signals_that_its_owner_ignores_now() -> None:
+    def ignored() -> Any:
+        receiver, sender = ctx.Pipe(duplex=False)
+        process = ctx.Process(target=lambda: sender.send(_ignored()))
+        process.start()
+        process.join()
+        return receiver.recv()
+
+    assert ignored() == _ignored()  # whoever has started the fork server
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert "SIGTERM" in ignored()
+        context_module.stop()
+        assert "SIGTERM" in ignored()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "SIGTERM" not in ignored()
+
+
+def _ignored() -> set[str]:
+    import signal
+
+    return {
+        signal.Signals(number).name
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+        if signal.getsignal(number) is signal.SIG_IGN
+    }
 
 
 def test_a_large_result_does_not_keep_the_thread_awake_that_replaces_workers(

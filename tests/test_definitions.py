@@ -247,14 +247,42 @@ def _edited_class() -> Any:
     class Held:
         y = 1
 
+    class Hidden:
+        w = 1
+
     class Whole(Root, metaclass=Meta):
         part = Part
         nested: typing.ClassVar[Any] = {"layers": [1]}
         slotted: typing.ClassVar[Any] = SlottedPoint(1)
         decorate = decorated
+        large: typing.ClassVar[Any] = (1,) * 60_000
 
         def held(self) -> Any:
             return Held.y, cell
+
+        @staticmethod
+        def static(value: int = 1) -> int:
+            return value
+
+        @classmethod
+        def of_class(cls, value: int = 1) -> int:
+            return value
+
+        @property
+        def read(self) -> int:
+            return 1
+
+        @property
+        def written(self) -> int:
+            return 1
+
+        @written.setter
+        def written(self, value: int) -> int:
+            return 1
+
+        @staticmethod
+        def hidden(kind: Any = Hidden) -> int:
+            return int(kind.w)
 
         def edit(self, value: int) -> None:
             nonlocal cell
@@ -282,12 +310,31 @@ def _look(whole: Any) -> Any:
         "slotted": kind.slotted.x,
         "function's": getattr(kind.decorate, "mark", 1),
         "code": kind.decorate(),
+        "function's name": max([int(n[1:]) for n in vars(kind.decorate) if n[0] == "n"] or [1]),
+        "large": kind.large[0],
+        "static": kind.static(),
+        "static default": kind.static(),
+        "class method": kind.of_class(),
+        "getter": whole.read,
+        "setter": kind.written.fset(whole, 0),
+        "default's": kind.hidden(),
     }
 
 
 def _edits(whole: Any, held: Any) -> dict[str, Any]:
     def set_code(value: int) -> None:
         whole.decorate.__code__ = eval(f"lambda: {value}").__code__
+
+    def set_name(value: int) -> None:
+        vars(whole.decorate).clear()
+        vars(whole.decorate)[f"n{value}"] = True
+
+    def set_large(value: int) -> None:
+        del whole.large
+        whole.large = (value,) * 60_000
+
+    def returning(value: int) -> Any:
+        return eval(f"lambda *_: {value}")
 
     return {
         "metaclass": lambda value: setattr(type(whole), "kind", value),
@@ -299,6 +346,14 @@ def _edits(whole: Any, held: Any) -> dict[str, Any]:
         "slotted": lambda value: setattr(whole, "slotted", SlottedPoint(value)),
         "function's": lambda value: setattr(whole.decorate, "mark", value),
         "code": set_code,
+        "function's name": set_name,
+        "large": set_large,
+        "static": lambda value: setattr(whole, "static", staticmethod(returning(value))),
+        "static default": lambda value: setattr(whole.static, "__defaults__", (value,)),
+        "class method": lambda value: setattr(whole, "of_class", classmethod(returning(value))),
+        "getter": lambda value: setattr(whole, "read", property(returning(value))),
+        "setter": lambda value: setattr(whole, "written", whole.written.setter(returning(value))),
+        "default's": lambda value: setattr(whole.hidden.__defaults__[0], "w", value),
     }
 
 

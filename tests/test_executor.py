@@ -27,7 +27,14 @@ import hookpool
 from hookpool import errors
 from hookpool.executor import HookPoolExecutor, get_reusable_executor
 from tests import odd_errors
-from tests.helpers import Raising, run_as, run_python, wait_until
+from tests.helpers import (
+    Raising,
+    exit_code_of_fork,
+    held_elsewhere,
+    run_as,
+    run_python,
+    wait_until,
+)
 
 CONTEXTS = ["hookpool", "spawn", "forkserver", "fork"]
 
@@ -995,29 +1002,14 @@ def stop_here(_):
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_child_is_told_so_also_while_a_thread_of_its_parent_submits(pool):
     pool.submit(lambda: 1).result()
-    inside, leave = threading.Event(), threading.Event()
 
-    def submit_slowly():
-        with pool._ledger._lock:
-            inside.set()
-            leave.wait(20)
-
-    thread = threading.Thread(target=submit_slowly)
-    thread.start()
-    inside.wait(20)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            signal.alarm(20)
+    def submit():
+        with pytest.raises(errors.ForkedPool):
             pool.submit(lambda: 2)
-        except errors.ForkedPool:
-            os._exit(7)
-        finally:
-            os._exit(1)
-    leave.set()
-    thread.join()
+        return 7
 
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    with held_elsewhere(pool._ledger._lock):
+        assert exit_code_of_fork(submit) == 7
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -1260,48 +1252,27 @@ def test_a_child_forked_while_the_reusable_executor_is_replaced_has_its_own(reus
     replacing = threading.Thread(target=get_reusable_executor, kwargs={"timeout": 20})
     replacing.start()
     wait_until(lambda: first._driver.closed, 20)
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            signal.alarm(30)
-            code = get_reusable_executor(1).submit(abs, -7).result()
-            get_reusable_executor(1).shutdown()
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
+
+    def use_its_own():
+        with get_reusable_executor(1) as own:
+            return own.submit(abs, -7).result()
+
+    code = exit_code_of_fork(use_its_own)
     let_go()
     replacing.join(30)
-    assert os.waitstatus_to_exitcode(status) == 7
+    assert code == 7
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_child_forked_while_another_thread_starts_a_process_can_start_its_own():
     """That one has the standard library's lock, which nobody lets go of in the child."""
-    tracker = resource_tracker._resource_tracker
-    held, forked = threading.Event(), threading.Event()
 
-    def hold():
-        with tracker._lock:
-            held.set()
-            forked.wait(30)
+    def use_its_own():
+        with HookPoolExecutor(1) as pool:
+            return pool.submit(abs, -7).result()
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(30)
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            signal.alarm(20)
-            with HookPoolExecutor(1) as pool:
-                code = pool.submit(abs, -7).result()
-        finally:
-            os._exit(code)
-    forked.set()
-    thread.join()
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 7
+    with held_elsewhere(resource_tracker._resource_tracker._lock):
+        assert exit_code_of_fork(use_its_own) == 7
 
 
 class Array:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
 import threading
 import weakref
 from concurrent.futures import ALL_COMPLETED, CancelledError, InvalidStateError, as_completed, wait
@@ -16,6 +14,7 @@ import pytest
 from hookpool import _future
 from hookpool._future import HookFuture, settle, settle_one
 from tests import odd_errors
+from tests.helpers import exit_code_of_fork, held_elsewhere
 
 
 class Pool:
@@ -284,25 +283,6 @@ def test_a_future_does_not_keep_its_value_alive():
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_child_does_not_wait_for_a_thread_that_settled_in_the_parent():
-    inside, leave = threading.Event(), threading.Event()
-
-    def settle_slowly():
-        with _future._lock:
-            inside.set()
-            leave.wait(20)
-
-    thread = threading.Thread(target=settle_slowly)
-    thread.start()
-    inside.wait(20)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            signal.alarm(20)
-            make().add_done_callback(str)
-            os._exit(7)
-        finally:
-            os._exit(1)
-    leave.set()
-    thread.join()
-
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    future = make()
+    with held_elsewhere(_future._lock):
+        assert exit_code_of_fork(lambda: 7 if future.add_done_callback(str) is None else 1) == 7

@@ -13,9 +13,9 @@ from multiprocessing import resource_sharer
 
 import pytest
 
-from hookpool import errors
+from hookpool import errors, reduction
 from hookpool._definitions import Ledger
-from hookpool._worker_pickler import TaskPickler
+from hookpool._worker_pickler import TaskPickler, worker_dumps
 from hookpool.context import CONTEXT as ctx
 from hookpool.executor import HookPoolExecutor
 
@@ -97,6 +97,14 @@ def test_to_look_for_a_culprit_leaves_no_ticket(ends: Ends) -> None:
     with pytest.raises(pickle.PicklingError, match=r"args\[1\]"):
         Ledger().dump(args, {"args": args})
     assert waiting_tickets() <= 1  # that of the dump, which fails too rarely to take care
+
+
+def test_a_pickle_that_fails_leaves_one_ticket_at_most(ends: Ends) -> None:
+    for fail in (reduction.dumps, worker_dumps):
+        before = waiting_tickets()
+        with pytest.raises(pickle.PicklingError):
+            fail((ends[0], (n for n in ())))
+        assert waiting_tickets() <= before + 1
 
 
 def test_to_stamp_a_global_takes_no_ticket(ends: Ends) -> None:
