@@ -10,10 +10,10 @@ carried by the preparation data themselves, as calls made while they are unpickl
 
 A forked child is as if started now: import path, working directory, arguments, environment,
 ignored signals and standard streams travel with each start, whatever they were when the server was
-started. What a child can only inherit (`_standing`: its user, its limits) it has from the server; when that is not
-the owner's any more, or when the server has died, the next start makes a new server. The end of a
-server ends no child. A process forked from the owner uses none of this: it closes what it
-inherited and makes its own.
+started. What a child can only inherit (`_standing`: its user, its limits) it has from the server;
+when that is not the owner's any more, or when the server has died, the next start makes a new
+server. The end of a server ends no child. A process forked from the owner uses none of this: it
+closes what it inherited and makes its own.
 """
 
 from __future__ import annotations
