@@ -13,6 +13,7 @@ import binascii
 import copyreg
 import gc
 import itertools
+import operator
 import pickle
 import sys
 import weakref
@@ -33,16 +34,17 @@ from types import (
 
 from hookpool import _rebuild
 from hookpool._annotations import evaluated
-from hookpool._code import facts
+from hookpool._code import facts, marshalled
 from hookpool._importable import is_importable
 from hookpool._plain import ATOMS
 from hookpool._records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, TypeAlias, TypeVar
 
     _T = TypeVar("_T")
+    _Bodies: TypeAlias = tuple[tuple[CodeType, ...], bytes | None]
 
 HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, in Python as a rule
 
@@ -86,11 +88,21 @@ class _Record(Record):
 class _Own(_rebuild.Identity):
     """The identity of a class that was made in this process."""
 
-    __slots__ = ("record",)
+    __slots__ = ("_bodies", "record")
 
-    def __init__(self, token: str, cls: Any) -> None:
+    def __init__(self, token: str, cls: Any, bodies: _Bodies) -> None:
         super().__init__(token, cls, is_ours=True)
         self.record = _Record()
+        #: Code of its methods, and that as bytes.
+        self._bodies = bodies
+
+    def marshalled(self, codes: tuple[CodeType, ...]) -> bytes | None:
+        """The bytes of code of its methods; as a rule it has been asked for these before."""
+        known, data = self._bodies
+        if len(codes) != len(known) or not all(map(operator.is_, codes, known)):
+            data = marshalled(codes)
+            self._bodies = codes, data
+        return data
 
     def look(self, cls: Any) -> None:
         """Compare the class with what it was, attribute by attribute, and count versions up.
@@ -123,7 +135,10 @@ class _Own(_rebuild.Identity):
 
 def _looked_at(cls: Any, own: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     """What tells that a class is what it was, by attribute: its value, and of a function more."""
-    parts = {name: _with_more(value) for name, value in own.items()}
+    parts = {
+        name: (value,) if id(type(value)) in ATOMS else _with_more(value)
+        for name, value in own.items()
+    }
     registered = _registered(cls) if isinstance(cls, ABCMeta) else ()
     parts[_RELATIVES] = (cls.__bases__, *registered)
     return parts
@@ -174,11 +189,13 @@ def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
     for value in values:  # and what is added meanwhile
         kind = type(value)
         if kind is FunctionType:
-            if id(value) not in met and len(met) < _MOST_FUNCTIONS:
+            cells, defaults, more = value.__closure__, value.__defaults__, value.__kwdefaults__
+            if (cells or defaults or more) and id(value) not in met:
                 met.add(id(value))
-                values += map(contents_of, value.__closure__ or ())
-                values += value.__defaults__ or ()
-                values += (value.__kwdefaults__ or {}).values()
+                if len(met) <= _MOST_FUNCTIONS:
+                    values += map(contents_of, cells or ())
+                    values += defaults or ()
+                    values += (more or {}).values()
         elif id(kind) in WRAPPERS:
             values += wrapped(value)
         elif is_class(value):
@@ -283,11 +300,18 @@ def identity(cls: Any) -> _rebuild.Identity:
     known = _rebuild.identity_of(cls)
     while known is None:
         # Again, where a class with this token has come from another run of the program.
-        token = new_token(cls.__module__, cls.__qualname__, _outline(cls))
-        known = _rebuild.identified(_Own(token, cls), cls)
+        outline, bodies = _outline(cls)
+        token = new_token(cls.__module__, cls.__qualname__, outline)
+        known = _rebuild.identified(_Own(token, cls, bodies), cls)
     if type(known) is _Own:
         known.look(cls)
     return known
+
+
+def marshalled_of(cls: Any, codes: tuple[CodeType, ...]) -> bytes | None:
+    """The bytes of code of a class's methods."""
+    known = _rebuild.identity_of(cls)
+    return known.marshalled(codes) if type(known) is _Own else marshalled(codes)
 
 
 def versions_of(cls: Any) -> tuple[int, ...]:
@@ -331,17 +355,25 @@ def outline_of(*values: Any) -> str:
     return "\n".join([_described(value, met) for value in values])
 
 
-def _outline(cls: Any) -> str:
-    """What tells classes of one name from each other, the same in each run of a program.
+def _outline(cls: Any) -> tuple[str, _Bodies]:
+    """What tells classes of one name from each other, the same in each run of a program; and the
+    code that is a part of it.
 
     Two programs, or two versions of one, may send classes of one name to the same process.
     """
     met: set[int] = {id(cls)}
     parts = [_described_base(base) for base in cls.__bases__]
+    codes: list[CodeType] = []
     for name, value in dict(dict_of(cls)).items():
-        if name not in NOT_COPIED:
+        if type(value) is FunctionType and _is_closed(value):
+            parts.append(name)
+            codes.append(value.__code__)
+        elif name not in NOT_COPIED:
             parts += (name, _described(value, met))
-    return "\n".join(parts)
+    bodies = tuple(codes)
+    data = marshalled(bodies)  # of all in one go
+    parts += [str(binascii.crc32(data))] if data else [_described(code, met) for code in bodies]
+    return "\n".join(parts), (bodies, data)
 
 
 def _utf8(text: str) -> bytes:
@@ -361,7 +393,7 @@ def _described(value: Any, met: set[int], depth: int = 0) -> str:
     `met` are the ids of what is being described, or has been.
     """
     kind = type(value)
-    if kind is FunctionType and (data := _closed(value)):
+    if kind is FunctionType and _is_closed(value) and (data := marshalled(value.__code__)):
         return f"{len(data)}:{binascii.crc32(data)}"
     if id(kind) in _SIMPLE:
         return repr(value)
@@ -445,19 +477,18 @@ def _has_plain_state(kind: Any) -> bool:
     )
 
 
-def _closed(fn: FunctionType) -> bytes | None:
-    """The code of a function that refers to nothing else, as most methods; None of others."""
+def _is_closed(fn: FunctionType) -> bool:
+    """Whether a function refers to nothing, as most methods."""
     if fn.__closure__ or fn.__defaults__ or fn.__kwdefaults__:
-        return None
-    known = facts(fn.__code__)
-    return None if known.names else known.data
+        return False
+    return not facts(fn.__code__).names
 
 
 def _parts_of_function(fn: FunctionType) -> tuple[Any, ...]:
     if is_importable(fn):
         return fn.__module__, fn.__qualname__
     known, space = facts(fn.__code__), fn.__globals__
-    parts = [known.data, fn.__defaults__, fn.__kwdefaults__]
+    parts = [known.body(fn.__code__), fn.__defaults__, fn.__kwdefaults__]
     parts += [space[name] for name in known.names if name in space]
     return (*parts, *map(contents_of, fn.__closure__ or ()))
 

@@ -64,41 +64,50 @@ LOOKS = (
     ANNOTATIONS,
     *(("__type_params__",) if sys.version_info >= (3, 12) else ()),
 )
+# What those from the fourth on are, then.
 _NO_LOOKS: tuple[Any, ...] = (None, None, {}, None if sys.version_info >= (3, 14) else {}, ())
+_NO_LOOKS = _NO_LOOKS[: len(LOOKS) - 3]
 
 
-class Facts:
+class Facts(weakref.ref[CodeType]):
     """What one code object, with the code nested in it, says about itself.
 
     No code object is kept: the facts would keep alive what they are to be forgotten with.
     """
 
     __slots__ = (
-        "__weakref__",
         "_submodules",
         "_words",
         "data",
         "doc",
+        "ident",
         "looks",
-        "name",
         "names",
-        "qualname",
     )
 
-    def __init__(self, code: CodeType) -> None:
-        self.data = marshalled(code)  # None: some constant cannot be marshalled
-        self.name, self.qualname = code.co_name, code.co_qualname
+    #: The code as bytes; None before it is asked for, since the methods of a class go together;
+    #: none where some constant cannot be marshalled.
+    data: bytes | None
+
+    def __init__(self, code: CodeType, _: object) -> None:
+        self.ident, self.data = id(code), None
         self.doc = _docstring(code)  # what a function made of this code has
         if code.co_names or CodeType in map(type, code.co_consts):
             parts = list(_nested(code))
             # Order of first use: the order in which the values are pickled.
             self.names = tuple(dict.fromkeys(name for one in parts for name in _globals(one)))
             self._words = _words(parts)
-        else:  # as most methods
+        else:  # as the shortest methods
             self.names = self._words = ()
         # What `LOOKS` are if they follow from the code.
-        self.looks = (self.name, self.qualname, self.doc, *_NO_LOOKS)[: len(LOOKS)]
+        self.looks = (code.co_name, code.co_qualname, self.doc, *_NO_LOOKS)
         self._submodules: dict[str, tuple[str, ...]] = {}
+
+    def body(self, code: CodeType) -> bytes | CodeType:
+        """That code, as bytes where this can be."""
+        if self.data is None:
+            self.data = marshalled(code) or b""
+        return self.data or code
 
     def submodules(self, module: str) -> list[str]:
         """Imported submodules of a module that this code may reach through attributes."""
@@ -115,26 +124,29 @@ class Facts:
         return found
 
 
-_facts: dict[int, tuple[weakref.ref[CodeType], Facts]] = {}
+# By id: code objects that differ in file and line are equal, and hashing one is slow.
+_facts: dict[int, Facts] = {}
+_get = _facts.get
+
+
+# Bound now: at exit, modules lose their names before code objects die.
+def _forget(known: Facts, pop: Any = _facts.pop) -> None:
+    """Remove an entry before its id can be used again."""
+    pop(known.ident, None)
 
 
 def facts(code: CodeType) -> Facts:
     """The facts of a code object, computed when it is seen for the first time."""
-    # By id: code objects that differ in file and line are equal, and hashing one is slow.  The
-    # weak reference's callback removes an entry before its id can be used again.
-    entry = _facts.get(id(code))
-    if entry is not None:
-        return entry[1]
-    ident = id(code)
-    known = Facts(code)
-    forget = _facts.pop  # bound now: at exit, modules lose their names before code objects die
-    entry = weakref.ref(code, lambda _: forget(ident, None)), known
-    # The first thread's: a pickle in which the facts changed half-way would not be reproducible.
-    return _facts.setdefault(ident, entry)[1]
+    known = _get(id(code))
+    if known is None:
+        # The first thread's: a pickle in which the facts changed half-way would not be
+        # reproducible.
+        known = _facts.setdefault(id(code), Facts(code, _forget))
+    return known
 
 
-def marshalled(code: CodeType) -> bytes | None:
-    """The bytes of a code object, None where a constant does not allow it."""
+def marshalled(code: CodeType | tuple[CodeType, ...]) -> bytes | None:
+    """The bytes of code objects, None where a constant does not allow it."""
     try:
         return _MAGIC + marshal.dumps(code, _MARSHAL_VERSION)
     except ValueError:

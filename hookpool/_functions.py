@@ -12,10 +12,11 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Iterable
+from operator import invert
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
 from hookpool import _rebuild
-from hookpool._classes import contents_of
+from hookpool._classes import contents_of, marshalled_of
 from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
 from hookpool._importable import function_home, is_importable, is_module_importable
 from hookpool._met import PLACES
@@ -34,26 +35,30 @@ def reduce_function(pickler: Any, fn: FunctionType) -> Any:
     """The reduce value of any function."""
     met, ident = pickler.met, id(fn)
     if ident in met:
-        return _shell(pickler, fn, facts(fn.__code__))
+        packed = met[ident]
+        return (_rebuild.method, packed) if packed is not True else _shell(pickler, fn)
     # A quick answer first, for what is written in a program's own file.
     if fn.__module__ != "__main__" and "<" not in fn.__qualname__ and is_importable(fn):
         return NotImplemented
-    ready = met.pop(~ident, None)
+    ready = met.get(~ident)
     if ready is not None:
         return pickler.make_function, ready[0]
     known = facts(fn.__code__)
     whole = _whole(pickler, fn, known)
     if whole is not None:
+        if len(whole) == _PLAIN:
+            met[~ident] = whole, fn  # a class that has it among its methods is to see it
         return pickler.make_function, whole
     met[ident] = True
     state = _State(pickler, fn, known)
     if not state.reached:
-        made = _shell(pickler, fn, known)
-        return (*made, state.values(), None, None, _rebuild.fill_one)
+        return (*_shell(pickler, fn), state.values(), None, None, _rebuild.fill_one)
     family = _family(pickler, fn, state)
-    return (*_shell(pickler, fn, known), family, None, None, _rebuild.fill_all)
+    return (*_shell(pickler, fn), family, None, None, _rebuild.fill_all)
 
 
+# What makes a function that is its code and no more, as those that `pack` takes.
+_PLAIN = 2
 # What a function has that may, or may not, follow from its code; in one call into C.
 _looks = operator.attrgetter(*LOOKS)
 
@@ -86,7 +91,7 @@ def _attributes(fn: FunctionType, known: Facts) -> dict[str, Any] | FunctionType
     return _spelled_out(looks, module, fn, known)
 
 
-_DOC, _DICT, _ANNOTATIONS = 2, 5, 6
+_DOC, _DICT, _ANNOTATIONS, _TYPE_PARAMS = 2, 5, 6, 7
 _NO_DEFAULTS = (None, None)
 
 
@@ -94,11 +99,11 @@ def _spelled_out(
     looks: tuple[Any, ...], module: Any, fn: FunctionType, known: Facts
 ) -> dict[str, Any]:
     """Attributes of a function that do not follow from its code, one by one."""
-    name, qualname, doc, defaults, kwdefaults, attributes, annotations, *rest = looks
+    name, qualname, doc, defaults, kwdefaults, attributes, annotations = looks[:7]
     own: dict[str, Any] = {}
-    if name != known.name:
+    if name != known.looks[0]:
         own["__name__"] = name
-    if qualname != known.qualname:
+    if qualname != known.looks[1]:
         own["__qualname__"] = qualname
     if doc is not known.doc and (type(doc) is not str or doc != known.doc):
         own["__doc__"] = doc
@@ -110,8 +115,8 @@ def _spelled_out(
         own["__dict__"] = attributes
     if annotations:
         own[ANNOTATIONS] = annotations
-    if rest and rest[0]:
-        own["__type_params__"] = rest[0]
+    if len(looks) > _TYPE_PARAMS and looks[_TYPE_PARAMS]:
+        own["__type_params__"] = looks[_TYPE_PARAMS]
     if module != fn.__globals__.get("__name__"):
         own["__module__"] = module
     return own
@@ -126,7 +131,7 @@ def _whole(
     """
     own, names, closure = _attributes(fn, known), known.names, fn.__closure__
     if own is None and not names and closure is None:  # as most methods
-        return known.data or fn.__code__, _home(pickler, fn)
+        return known.data or known.body(fn.__code__), _home(pickler, fn)
     captured: dict[str, Any] = {}
     cells: tuple[Any, ...] | list[CellType] = ()
     submodules = stamps = None
@@ -158,9 +163,11 @@ def _whole(
         stamps = pickler.stamps_of(fn, names, captured)
     for module in modules:
         submodules = _with_submodules(submodules, known, module)
-    body, home = known.data or fn.__code__, _home(pickler, fn)
-    if own or submodules or stamps:
+    body, home = known.data or known.body(fn.__code__), _home(pickler, fn)
+    if submodules or stamps:
         return body, home, captured or None, cells, own, submodules, stamps
+    if own:
+        return body, home, captured or None, cells, own
     if cells:
         return body, home, captured or None, cells
     return (body, home, captured) if captured else (body, home)
@@ -244,9 +251,10 @@ def _with_submodules(
     return (before or []) + found if found else before
 
 
-def _shell(pickler: Any, fn: FunctionType, known: Facts) -> tuple[Any, ...]:
+def _shell(pickler: Any, fn: FunctionType) -> tuple[Any, ...]:
     """The reduce tuple of a function without what it captures."""
-    made: tuple[Any, ...] = (known.data or fn.__code__, _home(pickler, fn))
+    code = fn.__code__
+    made: tuple[Any, ...] = (facts(code).body(code), _home(pickler, fn))
     closure, defaults = fn.__closure__, _early_defaults(fn)
     if closure is not None:
         spec = _closure(pickler, closure, fn)
@@ -344,6 +352,52 @@ def _family(
             states.append(state.values())
             path.pop()
     return tuple(functions), tuple(states)
+
+
+def methods_of(attributes: dict[str, Any]) -> dict[str, FunctionType]:
+    """The functions among a class's attributes that are code by value and nothing else, by name;
+    as far as they share their globals."""
+    found: dict[str, FunctionType] = {}
+    space: dict[str, Any] | None = None
+    for key, fn in attributes.items():
+        if type(fn) is not FunctionType or fn.__closure__ is not None:
+            continue
+        known, looks = facts(fn.__code__), _looks(fn)
+        if known.names or looks[_DOC] is not known.doc or looks != known.looks:
+            continue
+        if space is None:
+            space = fn.__globals__
+            home = space.get("__name__")
+        if fn.__globals__ is space and fn.__module__ == home:
+            found[key] = fn
+    if space is None or home == "__main__":
+        return found
+    return {key: fn for key, fn in found.items() if not is_importable(fn)}
+
+
+def pack(pickler: Any, cls: Any, methods: dict[str, FunctionType]) -> tuple[Any, ...] | None:
+    """What makes some functions of a class, see `_rebuild.unpacked`; None where one of them is
+    met elsewhere, too.
+
+    To write the code of all of them takes less than to write the first function.
+    """
+    met, make = pickler.met, pickler.make_function
+    idents = list(map(id, methods.values()))
+    data = marshalled_of(cls, tuple([fn.__code__ for fn in methods.values()]))
+    if (
+        data is None
+        or len(set(idents)) < len(idents)
+        or not met.keys().isdisjoint((*idents, *map(invert, idents)))
+    ):
+        return None
+    one = next(iter(methods.values()))
+    home = met.get(id(one.__globals__))
+    if home is None:
+        is_shared = function_home(one) is not None
+        home = explicit_home(pickler, one.__globals__, is_shared=is_shared)
+    for index, name in enumerate(methods):  # where others find them from now on
+        met[idents[index]] = make, home, data, index, cls, name
+    return make, home, data, tuple(methods)
 
 
 def shells_of(pickler: Any, functions: Iterable[FunctionType]) -> list[FunctionType]:
@@ -469,8 +523,8 @@ _BY_ITSELF = (None, 0)
 
 def reduce_code(_: Any, code: CodeType) -> Any:
     """The reduce value of a code object."""
-    data = facts(code).data
-    if data is not None:
+    data = facts(code).body(code)
+    if data is not code:
         return _rebuild.code, (data,)
     # A constant cannot be marshalled: without its constants, and those apart.
     return _rebuild.code_with, (marshalled(code.replace(co_consts=())), code.co_consts)

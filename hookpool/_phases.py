@@ -19,7 +19,7 @@ import sys
 from types import FunctionType
 
 from hookpool import _classes, _rebuild
-from hookpool._functions import CONTAINERS, fills_of, is_safe, shells_of
+from hookpool._functions import CONTAINERS, fills_of, is_safe, methods_of, pack, shells_of
 from hookpool._importable import is_importable
 from hookpool._plain import ATOMS
 from hookpool._reach import Reach
@@ -108,14 +108,24 @@ def _in_fields(value: Any) -> list[Any]:
 def _in_order(pickler: Any, cls: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
     """The state of a class, with what it needs while it is loaded before the rest."""
     pickler.met[id(cls)] = cls  # what refers to it from now on cannot bring it about again
-    code, values = _sorted(state[1])
-    if is_safe(pickler, values):
+    version, attributes, versions, extra = state
+    methods = {} if extra or not pickler.may_pack() else methods_of(attributes)
+    others = attributes
+    if methods:  # which lead nowhere
+        others = {name: value for name, value in attributes.items() if name not in methods}
+    values = _sorted(others)[1]
+    if not is_safe(pickler, values):
+        reach = Reach(cls, pickler.sight)
+        if reach.leads(values):
+            state = _in_phases(pickler, cls, _sorted(attributes)[0], state, reach)
+            methods = {}
+        elif any(map(reach.has_met, methods.values())):
+            methods = {}
+        pickler.sight = reach.left
+    packed = pack(pickler, cls, methods) if methods else None
+    if packed is None:
         return state
-    reach = Reach(cls, pickler.sight)
-    if reach.leads(values):
-        state = _in_phases(pickler, cls, code, state, reach)
-    pickler.sight = reach.left
-    return state
+    return version, attributes | dict.fromkeys(methods), versions, {"methods": packed}
 
 
 def _in_phases(

@@ -82,6 +82,10 @@ class Reach:
             self._leading.add(id(fn))
         return leads
 
+    def has_met(self, fn: FunctionType) -> bool:
+        """Whether a function is among what was found not to lead there."""
+        return id(fn) in self._harmless
+
     def leads(self, values: Iterable[Any]) -> bool:
         """Whether any of these values does."""
         harmless, plain, seen = self._harmless, self._plain, set[int]()

@@ -56,6 +56,11 @@ def code(data: bytes) -> CodeType:
     return _codes.setdefault(data, made)
 
 
+def codes(data: bytes) -> tuple[CodeType, ...]:
+    """The same of several code objects together."""
+    return code(data)  # type: ignore[return-value]
+
+
 def code_with(data: bytes, constants: tuple[Any, ...]) -> CodeType:
     """A code object with constants that could not be marshalled."""
     return code(data).replace(co_consts=constants)
@@ -586,6 +591,8 @@ def fill_class(cls: Any, state: tuple[Any, ...]) -> None:
     known = _by_object.get(id(cls))
     if known is None or known.is_ours or version <= known.version:
         return
+    if "methods" in extra:
+        attributes |= unpacked(*extra["methods"])
     _set_newer(cls, known.version, attributes, versions)
     for name in known.names:
         if name not in attributes and name in cls.__dict__:
@@ -597,6 +604,28 @@ def fill_class(cls: Any, state: tuple[Any, ...]) -> None:
     known.versions = versions
     if extra:
         _fill_extra(cls, extra)
+
+
+def unpacked(
+    make: Callable[[CodeType, Any], FunctionType], home: Any, data: bytes, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Functions of a class that came as nothing but their code, by name."""
+    return {name: make(body, home) for name, body in zip(names, codes(data), strict=True)}
+
+
+def method(
+    make: Callable[[CodeType, Any], FunctionType],
+    home: Any,
+    data: bytes,
+    index: int,
+    cls: Any,
+    name: str,
+) -> FunctionType:
+    """A function that a class was brought by `unpacked`; the like of it where it has another."""
+    found, wanted = cls.__dict__.get(name), codes(data)[index]
+    if type(found) is FunctionType and found.__code__ == wanted:
+        return found
+    return make(wanted, home)
 
 
 def early(cls: Any, version: int, attributes: dict[str, Any], versions: dict[str, int]) -> None:

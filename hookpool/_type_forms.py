@@ -73,8 +73,10 @@ def with_annotated(
 ) -> tuple[str, ...]:
     """Names, and those in annotations written as text that may be parts of a type."""
     added, values = _added(names, annotations)
+    if not values and space.keys().isdisjoint(added):  # as a rule: they are builtins
+        return names
     found = [name for name in added if name in space and _may_be_part(space[name])]
-    return (*names, *found, *values) if found or values else names
+    return (*names, *found, *values)
 
 
 def with_all_annotated(names: tuple[str, ...], annotations: dict[str, Any]) -> tuple[str, ...]:
@@ -87,12 +89,12 @@ def _added(
     names: tuple[str, ...], annotations: dict[str, Any]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     texts = tuple(annotations.values())
-    if not _ONLY_TEXT.issuperset(map(id, map(type, texts))):
+    if list(map(id, map(type, texts))).count(_TEXT) < len(texts):
         texts = tuple([text for text in texts if type(text) is str])
     return _words_in(names, texts)
 
 
-_ONLY_TEXT = frozenset({id(str)})
+_TEXT = id(str)
 
 
 @functools.lru_cache(4096)

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from types import FunctionType, SimpleNamespace
+from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 
 from hookpool import _classes, _rebuild
 from hookpool._functions import reduce_function
@@ -297,6 +297,15 @@ class HookPickler(_CPickler):
         """The reduce value of a class by value."""
         return reduce_class(self, cls)
 
+    def may_pack(self) -> bool:
+        """Whether nobody wants to be asked about each function of a class."""
+        asks = getattr(self, "persistent_id", None)
+        return (
+            self.table is None
+            and type(self).reducer_override is _reducer_override
+            and (asks is None or (type(asks) is BuiltinFunctionType and asks.__self__ is self))
+        )
+
     def given(self) -> tuple[Any, ...]:
         """What somebody has handed over to be written, where a lock is refused if it is bare."""
         return (self.root,)
@@ -382,6 +391,10 @@ class ReusablePickler(HookPickler):
         if table is not None:
             self.table = table
             _c_table.__set__(self, table)  # the class may have another one under this name
+
+    def may_pack(self) -> bool:
+        """Whether nobody wants to be asked about each function of a class."""
+        return self.table is None
 
     def pickled(self, obj: Any) -> bytes:
         """The pickle of an object; errors are as the C pickler raises them."""
@@ -484,8 +497,9 @@ def _stays(large: _Large, buffer: pickle.PickleBuffer) -> bool:
     return False
 
 
-# Bytes of a pickle after which a pickler is kept: the memo of a longer one may be large.
-_SMALL = 1024
+# Bytes of a pickle after which a pickler is kept: the memo of a longer one may be large.  To empty
+# one of a thousand entries takes a fifth of what it takes to make a pickler.
+_SMALL = 4096
 
 
 def take(kind: type[ReusablePickler]) -> Any:
