@@ -63,8 +63,11 @@ _PLAIN = 2
 _looks = operator.attrgetter(*LOOKS)
 
 
-# What `functools.wraps` takes from the function that it is given.
-_borrows = operator.attrgetter("__module__", *LOOKS[:3], *LOOKS[7:])
+# What `functools.wraps` takes from the function that it is given; two more may be anything.
+_borrows = operator.attrgetter("__module__", *LOOKS[:2], *LOOKS[7:])
+
+
+_contents = operator.attrgetter("cell_contents")
 
 
 def _attributes(fn: FunctionType, known: Facts) -> dict[str, Any] | FunctionType | None:
@@ -72,23 +75,21 @@ def _attributes(fn: FunctionType, known: Facts) -> dict[str, Any] | FunctionType
 
     Of one that `functools.wraps` has dressed, the function that has the same ones.
     """
-    looks, module = _looks(fn), fn.__module__
-    if (
-        looks[_DOC] is known.doc  # another one may compare as it likes, as an array does
-        and looks == known.looks
-        and module == fn.__globals__.get("__name__")
-    ):
+    looks, is_home = _looks(fn), fn.__module__ == fn.__globals__.get("__name__")
+    # Another docstring may compare as it likes, as an array does.
+    if is_home and looks[_DOC] is known.doc and looks == known.looks:
         return None
     attributes = looks[_DICT]
     if attributes and len(attributes) == 1 and looks[3:_DICT] == _NO_DEFAULTS:
         wrapped = attributes.get("__wrapped__")
         if (
             type(wrapped) is FunctionType
+            and wrapped.__doc__ is looks[_DOC]
             and getattr(wrapped, ANNOTATIONS) is looks[_ANNOTATIONS]
-            and all(map(operator.is_, _borrows(wrapped), _borrows(fn)))
+            and _borrows(wrapped) == _borrows(fn)
         ):
             return wrapped
-    return _spelled_out(looks, module, fn, known)
+    return _spelled_out(fn, looks, known, is_home)
 
 
 _DOC, _DICT, _ANNOTATIONS, _TYPE_PARAMS = 2, 5, 6, 7
@@ -96,9 +97,9 @@ _NO_DEFAULTS = (None, None)
 
 
 def _spelled_out(
-    looks: tuple[Any, ...], module: Any, fn: FunctionType, known: Facts
+    fn: FunctionType, looks: tuple[Any, ...], known: Facts, is_home: bool
 ) -> dict[str, Any]:
-    """Attributes of a function that do not follow from its code, one by one."""
+    """What a function has that does not follow from its code, one by one."""
     name, qualname, doc, defaults, kwdefaults, attributes, annotations = looks[:7]
     own: dict[str, Any] = {}
     if name != known.looks[0]:
@@ -117,8 +118,8 @@ def _spelled_out(
         own[ANNOTATIONS] = annotations
     if len(looks) > _TYPE_PARAMS and looks[_TYPE_PARAMS]:
         own["__type_params__"] = looks[_TYPE_PARAMS]
-    if module != fn.__globals__.get("__name__"):
-        own["__module__"] = module
+    if not is_home:
+        own["__module__"] = fn.__module__
     return own
 
 
@@ -139,7 +140,8 @@ def _whole(
     values: list[Any] = []
     if type(own) is dict:
         values += own.values()
-        names = _with_annotated(names, own, fn)
+        if ANNOTATIONS in own:
+            names = _with_annotated(names, own, fn)
     elif own is not None:
         values.append(own)
     if pickler.is_stamping:
@@ -151,7 +153,10 @@ def _whole(
                 captured[name] = space[name]
         values += captured.values()
     if closure is not None:
-        cells = tuple(map(contents_of, closure))
+        try:
+            cells = tuple(map(_contents, closure))
+        except ValueError:  # one is empty
+            cells = tuple(map(contents_of, closure))
         values += cells
     if values and not _is_safe(pickler, values, modules, inside):
         return None
@@ -440,7 +445,8 @@ class _State:
 
     def __init__(self, pickler: Any, fn: FunctionType, known: Facts) -> None:
         # Not "as the one it wraps": that one may not be complete when it is filled.
-        own = _spelled_out(_looks(fn), fn.__module__, fn, known) or None
+        is_home = fn.__module__ == fn.__globals__.get("__name__")
+        own = _spelled_out(fn, _looks(fn), known, is_home) or None
         self.captured = self.cells = self.submodules = self.stamps = None
         self.attributes = own
         self.reached = []

@@ -72,7 +72,10 @@ def with_annotated(
     names: tuple[str, ...], annotations: dict[str, Any], space: dict[str, Any]
 ) -> tuple[str, ...]:
     """Names, and those in annotations written as text that may be parts of a type."""
-    added, values = _added(names, annotations)
+    texts = tuple(annotations.values())
+    if list(map(id, map(type, texts))).count(_TEXT) < len(texts):
+        texts = tuple([text for text in texts if type(text) is str])
+    added, values = _words_in(names, texts)
     if not values and space.keys().isdisjoint(added):  # as a rule: they are builtins
         return names
     found = [name for name in added if name in space and _may_be_part(space[name])]
@@ -81,17 +84,9 @@ def with_annotated(
 
 def with_all_annotated(names: tuple[str, ...], annotations: dict[str, Any]) -> tuple[str, ...]:
     """Names, and all that `with_annotated` may add to them."""
-    added, values = _added(names, annotations)
+    texts = tuple([text for text in annotations.values() if type(text) is str])
+    added, values = _words_in(names, texts)
     return (*names, *added, *values)
-
-
-def _added(
-    names: tuple[str, ...], annotations: dict[str, Any]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    texts = tuple(annotations.values())
-    if list(map(id, map(type, texts))).count(_TEXT) < len(texts):
-        texts = tuple([text for text in texts if type(text) is str])
-    return _words_in(names, texts)
 
 
 _TEXT = id(str)
