@@ -47,7 +47,7 @@ _NAMING = re.compile(
     ),
     re.DOTALL,
 ).finditer
-_HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, from 3.13
+_HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, from 3.14 on
 
 
 # 3.14 evaluates annotations when they are asked for, and fails if a name is missing: there the
@@ -161,7 +161,7 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _docstring(code: CodeType) -> str | None:
-    if sys.version_info >= (3, 13) and not code.co_flags & _HAS_DOCSTRING:
+    if sys.version_info >= (3, 14) and not code.co_flags & _HAS_DOCSTRING:
         return None
     first = code.co_consts[0] if code.co_consts else None
     return first if type(first) is str else None
