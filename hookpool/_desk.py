@@ -38,7 +38,7 @@ from hookpool._task import Block, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from multiprocessing.process import BaseProcess
 
     from hookpool._alarm import Alarm
@@ -258,6 +258,7 @@ class Desk(ABC):
             cancelled = number not in self._tasks
             self._cancelling = range(0)
             dropped = self._take_dropped()
+            _note_dropped(dropped)
         del dropped  # without the lock: what it held may run a finalizer
         self._after_transition()
         return cancelled
@@ -474,6 +475,8 @@ class Desk(ABC):
                 if len(asked) < span.stop - span.start:
                     self._unknown.update(span.tasks())
                     self._unknown.difference_update(asked)
+                    if type(action) is _events.Cancel:
+                        _note_dropped(map(self._tasks.get, span.tasks()))
                     self._chores.append(action)
             case _:
                 self._unstarted += isinstance(action, _events.Launch)
@@ -541,6 +544,13 @@ class Desk(ABC):
 def too_late(when: str) -> RuntimeError:
     """What `submit` raises after the end, in the words of the standard library."""
     return RuntimeError(f"cannot schedule new futures after {when}")
+
+
+def _note_dropped(works: Iterable[Work | None]) -> None:
+    """Have futures know what will be said of them when the lock is released."""
+    for work in works:
+        if type(work) is Task:
+            work.note_dropped()
 
 
 def _overlap(one: range, other: range) -> range:

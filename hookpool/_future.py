@@ -115,6 +115,8 @@ class HookFuture(Future["T"]):
     _done_callbacks = _Late()
     #: The number of its task, once submitted.
     _number: int | None = None
+    #: Whether the pool has decided that the call never runs, and somebody will say so.
+    _never_runs = False
 
     def __init__(self, pool: Pool) -> None:
         # Not `super().__init__`: what that makes is made late, or never.
@@ -134,10 +136,13 @@ class HookFuture(Future["T"]):
         """
         if self.done():
             return self.cancelled()
-        if self._number is None or not self._pool.cancel(self._number):
-            return self.cancelled()
-        self.set_cancelled()
-        return True
+        if self._number is not None and self._pool.cancel(self._number):
+            self.set_cancelled()
+            return True
+        if self._never_runs:
+            # Somebody else is about to say so: this must be true already when we return.
+            super().cancel()
+        return self.cancelled()
 
     def cancelled(self) -> bool:
         """Whether the call was cancelled."""
@@ -221,6 +226,10 @@ class HookFuture(Future["T"]):
         return not issubclass(type(error), Exception) and not in_pool
 
     # -- the pool's word --------------------------------------------------------------------
+
+    def note_dropped(self) -> None:
+        """The pool's word, given under its lock, that `set_cancelled` will follow."""
+        self._never_runs = True
 
     def set_cancelled(self) -> None:
         """The pool's word that the call will never run."""

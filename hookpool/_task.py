@@ -89,6 +89,10 @@ class Task:
         """The call failed."""
         self.future.settle_exception(error)
 
+    def note_dropped(self) -> None:
+        """The call will never run, and its future hears so soon: who cancels it is right."""
+        self.future.note_dropped()
+
     def set_cancelled(self, number: int) -> None:
         """The call will never run."""
         self.future.set_cancelled()

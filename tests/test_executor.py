@@ -25,6 +25,7 @@ import pytest
 
 import hookpool
 from hookpool import errors
+from hookpool._future import HookFuture
 from hookpool.executor import HookPoolExecutor, get_reusable_executor
 from tests import odd_errors
 from tests.helpers import (
@@ -464,6 +465,49 @@ def test_running_and_cancel_tell_the_truth(tmp_path):
         assert running.result() == "open"
         assert not running.running()
         assert not running.cancel()
+
+
+def test_two_threads_that_cancel_one_future_hear_the_same(tmp_path, monkeypatch):
+    """The second one heard no, between the pool's word and the future's."""
+    (wait_here, open_it), answers = gate(tmp_path), []
+    say = HookFuture.set_cancelled
+
+    def cancel_once_more(future):
+        monkeypatch.setattr(HookFuture, "set_cancelled", say)
+        second = threading.Thread(target=lambda: answers.append(future.cancel()))
+        second.start()
+        second.join(20)
+        say(future)
+
+    with HookPoolExecutor(1) as pool:
+        pool.submit(wait_here)
+        future = pool.submit(abs, -1)
+        monkeypatch.setattr(HookFuture, "set_cancelled", cancel_once_more)
+        assert future.cancel()
+        assert answers == [True]
+        assert future.cancelled()
+        open_it()
+
+
+def test_what_shutdown_is_to_cancel_can_be_cancelled_meanwhile(tmp_path, monkeypatch):
+    (wait_here, open_it), answers = gate(tmp_path), []
+    pool = HookPoolExecutor(1)
+    running, pending = pool.submit(wait_here), pool.submit(abs, -1)
+    do_chores = pool._driver._do_chores
+
+    def cancel_first():
+        if pool._driver._chores:
+            answers.append(pending.cancel())
+        do_chores()
+
+    wait_until(running.running, 20)
+    monkeypatch.setattr(pool._driver, "_do_chores", cancel_first)
+    pool.shutdown(wait=False, cancel_futures=True)
+    open_it()
+    pool.shutdown()
+
+    assert answers[:1] == [True]
+    assert pending.cancelled()
 
 
 def test_a_cancelled_future_wakes_those_who_wait(tmp_path):

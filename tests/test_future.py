@@ -222,6 +222,16 @@ def test_a_cancelled_future_says_so():
         future.result()
 
 
+def test_who_cancels_what_another_is_just_cancelling_hears_the_truth():
+    future = make(cancels=False)
+    future.note_dropped()
+
+    assert future.cancel()
+    assert future.cancelled()
+    future.set_cancelled()  # as the other one does now
+    assert wait([future], timeout=20).done == {future}
+
+
 def test_a_finished_future_cannot_be_cancelled():
     future = make(cancels=True)
     settle([(future, 1)])
