@@ -22,7 +22,6 @@ from abc import ABCMeta
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import (
     BuiltinFunctionType,
-    CellType,
     CodeType,
     FunctionType,
     GetSetDescriptorType,
@@ -34,6 +33,7 @@ from types import (
 
 from hookpool import _rebuild
 from hookpool._annotations import evaluated
+from hookpool._callables import CALLERS, WRAPPERS, called_by, contents_of, with_more, wrapped
 from hookpool._code import facts, marshalled
 from hookpool._importable import is_importable
 from hookpool._plain import ATOMS
@@ -136,16 +136,17 @@ class _Own(_rebuild.Identity):
 def _looked_at(cls: Any, own: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     """What tells that a class is what it was, by attribute: its value, and of a function more."""
     parts = {
-        name: (value,) if id(type(value)) in ATOMS else _with_more(value)
+        name: (value,) if id(type(value)) in ATOMS else with_more(value)
         for name, value in own.items()
     }
-    registered = _registered(cls) if isinstance(cls, ABCMeta) else ()
-    parts[_RELATIVES] = (cls.__bases__, *registered)
+    parts[_BASES] = cls.__bases__
+    if isinstance(cls, ABCMeta):
+        parts[_REGISTERED] = tuple(_registered(cls))
     return parts
 
 
-# In the place of an attribute's name: what ABCs know of each other is in one that is not copied.
-_RELATIVES = "_abc_impl"
+# In the place of an attribute's name: two of `NOT_COPIED`, which no attribute comes under.
+_BASES, _REGISTERED = "__dict__", "_abc_impl"
 
 
 def _changes(before: _Record, after: _Record) -> tuple[Collection[str], Collection[str]]:
@@ -155,30 +156,7 @@ def _changes(before: _Record, after: _Record) -> tuple[Collection[str], Collecti
     return changed - _NOT_EDITED, was.keys() - now.keys() - NOT_COPIED
 
 
-_NOT_EDITED = NOT_COPIED - {_RELATIVES}
-
-
-def _with_more(value: Any) -> tuple[Any, ...]:
-    """A value; of a function, and of what is made of functions, what can be changed in place."""
-    kind = type(value)
-    if kind is FunctionType:  # also its code, as reloaders do
-        cells, own = value.__closure__, value.__dict__
-        if cells or own or value.__defaults__ or value.__kwdefaults__:
-            more = (*own, *own.values(), *map(contents_of, cells or ()))
-            return (value, value.__code__, value.__defaults__, value.__kwdefaults__, *more)
-        return value, value.__code__
-    if id(kind) in WRAPPERS:
-        # Not itself: it cannot be watched, and what it wraps may outlive it.
-        inside = itertools.chain.from_iterable(map(_with_more, wrapped(value)))
-        return (kind, *inside, value.__doc__)
-    return (value,)
-
-
-def wrapped(value: Any) -> tuple[Any, ...]:
-    """What a class method, static method or property is made of."""
-    if type(value) is property:
-        return value.fget, value.fset, value.fdel
-    return (value.__func__,)
+_NOT_EDITED = NOT_COPIED - {_BASES, _REGISTERED}
 
 
 def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
@@ -198,6 +176,10 @@ def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
                     values += (more or {}).values()
         elif id(kind) in WRAPPERS:
             values += wrapped(value)
+        elif id(kind) in CALLERS:
+            if id(value) not in met:
+                met.add(id(value))
+                values += called_by(value)
         elif is_class(value):
             found.append(value)
     return tuple([weakref.ref(one) for one in found if one.__flags__ & HEAP])
@@ -205,14 +187,6 @@ def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
 
 # More than the methods of a class, as a rule, and the functions that decorate them.
 _MOST_FUNCTIONS = 500
-
-
-def contents_of(cell: CellType) -> Any:
-    """What a cell holds; `EMPTY` if that is nothing."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _rebuild.EMPTY
 
 
 def _kept(cls: Any, found: list[Any], note: Callable[[object], None]) -> list[object]:
@@ -289,9 +263,7 @@ def is_class(value: Any) -> bool:
     return type.__instancecheck__(type, value)
 
 
-#: What `wrapped` is for. By the id of the type, as below: a type need not be hashable, nor its
-#: comparison harmless.
-WRAPPERS = frozenset(map(id, (staticmethod, classmethod, property)))
+# By the id of the type: a type need not be hashable, nor its comparison harmless.
 _COLLECTIONS = frozenset(map(id, (list, tuple, set, frozenset)))
 
 
@@ -523,6 +495,8 @@ def reduce_class(cls: Any) -> tuple[Any, ...]:
     extra: dict[str, Any] = {}
     if _is_enum(cls):
         arguments += (_members(cls, attributes, extra),)
+    if _BASES in versions:
+        arguments = (*arguments, ())[:6] + (versions[_BASES],)
     if isinstance(cls, ABCMeta) and (registered := _registered(cls)):
         extra["registered"] = registered
     state = (version, attributes, versions, extra)

@@ -16,7 +16,8 @@ from operator import invert
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
 from hookpool import _rebuild
-from hookpool._classes import contents_of, marshalled_of
+from hookpool._callables import contents_of
+from hookpool._classes import marshalled_of
 from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
 from hookpool._importable import function_home, is_importable, is_module_importable
 from hookpool._met import PLACES

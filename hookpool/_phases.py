@@ -19,6 +19,7 @@ import sys
 from types import FunctionType
 
 from hookpool import _classes, _rebuild
+from hookpool._callables import WRAPPERS, wrapped
 from hookpool._functions import CONTAINERS, fills_of, is_safe, methods_of, pack, shells_of
 from hookpool._importable import is_importable
 from hookpool._plain import ATOMS
@@ -76,7 +77,7 @@ def _sorted(attributes: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         if kind is FunctionType:
             code[name] = value
             values.append(value)
-        elif id(kind) in _classes.WRAPPERS:
+        elif id(kind) in WRAPPERS:
             code[name] = value
             values += _inside(value)
         elif name in _OF_DATACLASSES:
@@ -208,7 +209,7 @@ def _filling(pickler: Any, shells: list[FunctionType]) -> Now:
 
 def _inside(code: Any) -> tuple[Any, ...]:
     """What a function, or what is made of functions in a class's body, consists of."""
-    return (code,) if type(code) is FunctionType else _classes.wrapped(code)
+    return (code,) if type(code) is FunctionType else wrapped(code)
 
 
 def _is_special(name: Any) -> bool:

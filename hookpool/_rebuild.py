@@ -547,8 +547,12 @@ def make_class(
     bases: tuple[type, ...],
     body: dict[str, Any],
     members: tuple[tuple[str, type, tuple[Any, ...]], ...] = (),
+    rebased: int = 0,
 ) -> Any:
-    """The class with this token: the one this process has, or a new one for `fill_class`."""
+    """The class with this token: the one this process has, or a new one for `fill_class`.
+
+    `rebased` is the version in which its owner gave it these bases, if it had others before.
+    """
     cls = object_of(token)
     if cls is None:
         made = raw_class(metaclass, name, bases, body)
@@ -559,9 +563,22 @@ def make_class(
                 object.__setattr__(one, "_name_", key)
             type.__setattr__(made, "_member_map_", instances)
         cls = identify(Identity(token, made, is_ours=False), made)
+    elif rebased:
+        _rebase(cls, bases, rebased)
     if loading.classes is not None:
         loading.classes.append(cls)
     return cls
+
+
+def _rebase(cls: Any, bases: tuple[type, ...], version: int) -> None:
+    """Before all attributes: to load them may take the methods of the new bases."""
+    known = _by_object.get(id(cls))
+    if known is not None and not known.is_ours and version > known.version:
+        _bases.__set__(cls, bases)
+
+
+# Not as an attribute of the class, which may have its own idea of what that is.
+_bases: Any = vars(type)["__bases__"]
 
 
 def member(cls: Any, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import gc
 import itertools
 import pickle
@@ -250,6 +251,9 @@ def _edited_class() -> Any:
     class Hidden:
         w = 1
 
+    class Given:
+        v = 1
+
     class Whole(Root, metaclass=Meta):
         part = Part
         nested: typing.ClassVar[Any] = {"layers": [1]}
@@ -288,6 +292,27 @@ def _edited_class() -> Any:
             nonlocal cell
             cell = value
 
+        @functools.cached_property
+        def lazy(self) -> int:
+            return 1
+
+        @functools.cached_property
+        def lazier(self) -> int:
+            return 1
+
+        @functools.lru_cache  # noqa: B019 - what is edited
+        def cached(self) -> int:
+            return 1
+
+        def some(self, given: Any, more: int = 1) -> Any:
+            return given.v, more
+
+        partly = functools.partialmethod(some, Given, more=1)
+
+        @functools.singledispatchmethod
+        def by_type(self, value: Any) -> int:
+            return 1
+
     return Whole, Held
 
 
@@ -318,10 +343,19 @@ def _look(whole: Any) -> Any:
         "getter": whole.read,
         "setter": kind.written.fset(whole, 0),
         "default's": kind.hidden(),
+        "cached property": whole.lazy,
+        "cached property's code": whole.lazier,
+        "cached": whole.cached(),
+        "partial method": whole.partly()[1],
+        "partial method's": whole.partly()[0],
+        "by type": whole.by_type(0),
+        "bases": kind.__bases__[-1].__name__.count("I") or 1,
     }
 
 
 def _edits(whole: Any, held: Any) -> dict[str, Any]:
+    own = vars(whole)
+
     def set_code(value: int) -> None:
         whole.decorate.__code__ = eval(f"lambda: {value}").__code__
 
@@ -335,6 +369,9 @@ def _edits(whole: Any, held: Any) -> dict[str, Any]:
 
     def returning(value: int) -> Any:
         return eval(f"lambda *_: {value}")
+
+    def set_base(value: int) -> None:
+        whole.__bases__ = (*whole.__bases__[:1], type("I" * value if value > 0 else "", (), {}))
 
     return {
         "metaclass": lambda value: setattr(type(whole), "kind", value),
@@ -354,6 +391,19 @@ def _edits(whole: Any, held: Any) -> dict[str, Any]:
         "getter": lambda value: setattr(whole, "read", property(returning(value))),
         "setter": lambda value: setattr(whole, "written", whole.written.setter(returning(value))),
         "default's": lambda value: setattr(whole.hidden.__defaults__[0], "w", value),
+        "cached property": lambda value: setattr(own["lazy"], "func", returning(value)),
+        "cached property's code": lambda value: setattr(
+            own["lazier"].func, "__code__", returning(value).__code__
+        ),
+        "cached": lambda value: setattr(
+            whole.cached.__wrapped__, "__code__", returning(value).__code__
+        ),
+        "partial method": lambda value: own["partly"].keywords.update(more=value),
+        "partial method's": lambda value: setattr(own["partly"].args[0], "v", value),
+        "by type": lambda value: setattr(
+            own["by_type"].func, "__code__", returning(value).__code__
+        ),
+        "bases": set_base,
     }
 
 

@@ -36,6 +36,7 @@ FLOORS = [
     ["_objects", "_borrowed"],
     ["_containers", "_exceptions", "_type_forms"],
     ["_classes", "_handle", "_link", "_rebuild_objects", "_ticket", "_wire"],
+    ["_callables"],
     ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_slots"],  # 0
     [
         "_annotations",
@@ -92,6 +93,7 @@ PARTS = {
     "_arena": "buffers",
     "_batch": "joblib",
     "_borrowed": "buffers",
+    "_callables": "reduction",
     "_classes": "reduction",
     "_code": "reduction",
     "_containers": "reduction",

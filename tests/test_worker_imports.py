@@ -20,6 +20,7 @@ NEEDED = {
     "hookpool._arena",
     "hookpool._borrowed",
     "hookpool._buffers",
+    "hookpool._callables",
     "hookpool._claims",
     "hookpool._classes",
     "hookpool._code",
