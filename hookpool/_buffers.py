@@ -236,7 +236,12 @@ def _do_nothing() -> None:
 class Parcel:
     """A pickle and its buffers on their journey; refers to its slots until it is dropped."""
 
-    __slots__ = ("__weakref__", "_inline", "_inline_size", "_mode", "_parts", "slots")
+    __slots__ = (
+        "__weakref__", "_inline", "_inline_size", "_mode", "_parts", "slots", "tickets",
+    )  # fmt: skip
+
+    #: What it has to let go of when it goes, if anything: see `_ticket`.
+    tickets: object
 
     def __init__(self, mode: int = 0) -> None:
         self._mode = mode

@@ -28,7 +28,7 @@ from hookpool._phases import reduce_class
 from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import is_registered, plans, table_with
 from hookpool._records import Record
-from hookpool._ticket import HandedOnce, refuse_ticket
+from hookpool._ticket import HandedOnce, Tickets, refuse_ticket, ticketed
 from hookpool._worker_pickler import TaskPickler, WorkerPickler, stands_for_itself
 from hookpool.reduction import Probe, Table, raise_explained, take
 
@@ -148,13 +148,13 @@ class _Notes:
         needs: the definitions referred to, by number.
         inside: the classes that were written in full and their versions, by id: a metaclass may
             forbid hashing.
-        has_ticket: whether it is for one receiver only.
+        tickets: those in the pickle, which then is for one receiver only.
     """
 
-    __slots__ = ("captures", "has_ticket", "inside", "needs")
+    __slots__ = ("captures", "inside", "needs", "tickets")
 
     def __init__(self) -> None:
-        self.has_ticket = False
+        self.tickets: Tickets | None = None
         self.captures: _Captures = {}
         self.needs: dict[int, Definition] = {}
         self.inside: dict[int, tuple[Any, tuple[int, ...]]] = {}
@@ -403,6 +403,7 @@ class Ledger:
         try:
             data = pickler.gathered(obj, lender)
         except Exception as error:
+            pickler.notes = None  # its tickets go, whoever keeps the error and so this frame
             if parts is None or (is_for_many and isinstance(error, HandedOnce)):
                 raise
             raise_explained(error, parts, Probe)
@@ -411,6 +412,8 @@ class Ledger:
         pickler.release(len(data))
         if notes is None:
             return Packet(data)
+        if notes.tickets is not None:
+            data = ticketed(data, notes.tickets)
         return Packet(data, tuple(notes.needs.values()), notes)
 
     def class_definition(self, cls: Any, asking: _LedgerPickler) -> Definition:
@@ -428,7 +431,7 @@ class Ledger:
             classes = tuple(one for one, _ in inside)
             definition = self._define(packet.data, packet.needs, classes)
             self._note(captures)
-            if packet.notes.has_ticket:
+            if packet.notes.tickets is not None:
                 return definition  # for the worker that gets this task; the next gets another
             for one, versions in inside:
                 entry = _Entry(weakref.ref(one), versions, definition, captures)
@@ -612,10 +615,13 @@ class _LedgerPickler(TaskPickler):
         return reduce_by_number(handle)
 
     def meet_ticket(self, ticket: Any) -> None:
-        """Refused in what is for many; noted in a class, which then is not."""
+        """Refused in what is for many; else noted: a class in which it is, is not for many."""
         if self.is_for_many:
             refuse_ticket(ticket)
-        self.noted().has_ticket = True
+        notes = self.noted()
+        if notes.tickets is None:
+            notes.tickets = Tickets()
+        notes.tickets.add(ticket)
 
     def _reference(self, cls: Any, definition: Definition) -> tuple[Any, ...]:
         self._need(definition)

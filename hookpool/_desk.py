@@ -187,7 +187,10 @@ class Desk(ABC):
                     raise
                 refusal = None
         if refusal is not None:
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal  # else a cycle of it and this frame would keep the task
         if self._chores:
             self._wake()
         return number
@@ -208,7 +211,10 @@ class Desk(ABC):
                 self._tasks.update(zip(range(first, stop), itertools.repeat(block)))
                 self._tell(_events.Submitted(first, stop, block.group, monotonic()))
         if refusal is not None:
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal  # as in `submit`
         self._after_transition()
 
     def _take_dropped(self) -> list[Work | None]:
@@ -305,7 +311,10 @@ class Desk(ABC):
                 self._tell(_events.Abandoned(first, stop, monotonic()))
                 self._cancelling = range(0)
                 dropped = self._take_dropped()
-            del dropped  # as in `cancel`
+            # As in `cancel`, without the lock; a block may have others that go on.
+            for block in {work for work in dropped if type(work) is Block}:
+                block.drop_all_but(self._tasks)
+            del dropped
             self._after_transition()
         if kill:
             for number in range(first, stop):

@@ -18,11 +18,12 @@ from hookpool import _wire, _worker, errors
 from hookpool._buffers import Parcel, loads, loads_again
 from hookpool._future import RebuildInterrupted, settle, settle_one
 from hookpool._raised import cause_of, set_cause, summary_of
+from hookpool._ticket import Ticketed
 from hookpool._wire import Form, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
     from typing import Any, Protocol, TypeAlias
 
     from hookpool._buffers import Borrowed, Exchange
@@ -102,7 +103,7 @@ class Block:
     """Neighbouring calls of one map: the tasks from `first` on, the items from `index` on."""
 
     __slots__ = (
-        "consumer", "definition", "first", "form", "function", "group", "index", "is_large",
+        "consumer", "definition", "first", "form", "function", "group", "index", "is_dear",
         "needs", "payloads",
     )  # fmt: skip
 
@@ -127,8 +128,9 @@ class Block:
         #: One pickle for each call; or its arguments themselves, or the only one, where all are
         #: plain.
         self.payloads = payloads
-        #: Whether parcels are among them, which are dropped as soon as they have served.
-        self.is_large = Parcel in map(type, payloads)
+        kinds = set(map(type, payloads))
+        #: Whether parcels or tickets are among them, which go as soon as they have served.
+        self.is_dear = Parcel in kinds or Ticketed in kinds
         self.needs = needs
         self.group = group
 
@@ -141,7 +143,7 @@ class Block:
 
     def set_values(self, number: int, values: list[Any]) -> None:
         """The calls from this one on returned these."""
-        if self.is_large:
+        if self.is_dear:
             self._drop(number, len(values))
         self.consumer.take_values(self.index + number - self.first, values)
 
@@ -154,6 +156,13 @@ class Block:
         """The call will never run."""
         self._drop(number, 1)
         self.consumer.take_error(self.index + number - self.first, CancelledError())
+
+    def drop_all_but(self, unfinished: Container[int]) -> None:
+        """Some have been cancelled, and nobody wants to be told."""
+        if self.is_dear:
+            for number in range(self.first, self.first + len(self)):
+                if number not in unfinished:
+                    self._drop(number, 1)
 
     def _drop(self, number: int, count: int) -> None:
         at = number - self.first

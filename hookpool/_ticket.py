@@ -5,11 +5,12 @@ while no child is being started, and libraries that use its `DupFd` of what they
 with one in it is for one receiver: not for what each worker is to have.
 
 Owns the plan by which picklers learn of tickets, and how one is taken back.  Any thread may call
-the functions.
+the functions, also in a finalizer.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 
@@ -29,11 +30,49 @@ def reduce_ticket(pickler: Any, ticket: Any) -> Any:
 
 
 def withdraw(ticket: Any) -> None:
-    """Close the descriptor behind a ticket that nobody will come for."""
+    """Close the descriptor behind a ticket of this process that nobody will come for."""
     sharer = sys.modules["multiprocessing.resource_sharer"]._resource_sharer
-    _, close = sharer._cache.pop(ticket._id[1], (None, None))
+    address, number = ticket._id
+    if address != sharer._address:
+        return
+    # One call in C: the thread that hands out descriptors takes them from there, too.
+    _, close = sharer._cache.pop(number, (None, None))
     if close is not None:
         close()
+
+
+class Tickets:
+    """Those in one pickle; withdrawn when it is gone, as far as nobody has come for them."""
+
+    __slots__ = ("_pid", "_tickets")
+
+    def __init__(self) -> None:
+        #: A forked child has copies of these descriptors, or other files under their numbers.
+        self._pid = os.getpid()
+        self._tickets: list[Any] = []
+
+    def add(self, ticket: Any) -> None:
+        """One more."""
+        self._tickets.append(ticket)
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid():
+            for ticket in self._tickets:
+                withdraw(ticket)
+
+
+class Ticketed(bytes):
+    """A pickle with tickets in it: whoever forgets it need not know that."""
+
+    tickets: Tickets
+
+
+def ticketed(data: Any, tickets: Tickets) -> Any:
+    """The same pickle, or parcel, that takes its tickets with it when it goes."""
+    if type(data) is bytes:
+        data = Ticketed(data)
+    data.tickets = tickets
+    return data
 
 
 def refuse_ticket(ticket: Any) -> None:

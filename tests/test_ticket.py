@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import socket
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from functools import partial
 from multiprocessing import resource_sharer
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hookpool import errors, reduction
+from hookpool._buffers import Lender, Parcel
 from hookpool._definitions import Ledger
+from hookpool._ticket import withdraw
 from hookpool._worker_pickler import TaskPickler, worker_dumps
 from hookpool.context import CONTEXT as ctx
 from hookpool.executor import HookPoolExecutor
+from tests.helpers import exit_code_of_fork, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there other tickets are used")
 
@@ -75,12 +82,16 @@ def test_a_class_that_holds_a_socket_goes_anew_with_each_task(ends: Ends) -> Non
 
     ledger = Ledger()
 
-    assert ledger.dump((Client(),)).needs[-1].number < ledger.dump((Client(),)).needs[-1].number
+    first, second = ledger.dump((Client(),)), ledger.dump((Client(),))
+
+    assert first.needs[-1].number < second.needs[-1].number
     assert waiting_tickets() == 2
     assert ledger.call(lambda: Client) is None
     with pytest.raises(errors.CannotPickle, match=r"object\[0\] .* handed over once"):
         ledger.put([Client()])
     assert waiting_tickets() == 2
+    del first, second
+    assert waiting_tickets() == 0
 
 
 def test_a_socket_among_arguments_has_a_ticket_in_each_packet(ends: Ends) -> None:
@@ -90,13 +101,54 @@ def test_a_socket_among_arguments_has_a_ticket_in_each_packet(ends: Ends) -> Non
 
     assert first.data != second.data
     assert waiting_tickets() == 2
+    payload = first.data
+    del first
+    assert waiting_tickets() == 2
+    del payload, second
+    assert waiting_tickets() == 0
 
 
-def test_to_look_for_a_culprit_leaves_no_ticket(ends: Ends) -> None:
-    args = ends[0], (n for n in ())
-    with pytest.raises(pickle.PicklingError, match=r"args\[1\]"):
+def test_a_large_packet_takes_its_tickets_with_it_too(ends: Ends) -> None:
+    lender = Lender(1 << 20, 1000)
+    packet = Ledger(lender).dump((ends[0], bytes(100_000)))
+
+    assert isinstance(packet.data, Parcel)
+    assert waiting_tickets() == 1
+    del packet
+    assert waiting_tickets() == 0
+    lender.close()
+
+
+@pytest.mark.parametrize("what", [lambda sock: sock, lambda sock: type("Client", (), {"s": sock})])
+def test_a_dump_that_fails_leaves_no_ticket(ends: Ends, what: Callable[[Any], Any]) -> None:
+    args = what(ends[0]), (n for n in ())
+    with pytest.raises(pickle.PicklingError, match=r"args\[1\]") as kept:
         Ledger().dump(args, {"args": args})
-    assert waiting_tickets() <= 1  # that of the dump, which fails too rarely to take care
+    assert waiting_tickets() == 0
+    assert kept.value.__traceback__ is not None
+
+
+def test_a_forked_child_takes_back_nothing(ends: Ends) -> None:
+    """It may have other files under those numbers."""
+    packets = [Ledger().dump((ends[0],))]
+
+    def drop() -> int:
+        packets.clear()
+        return waiting_tickets()
+
+    assert exit_code_of_fork(drop) == 1
+
+
+def test_a_ticket_of_another_process_is_not_taken_back(ends: Ends) -> None:
+    ours = resource_sharer.DupFd(ends[0].fileno())
+    address, number = ours._id  # type: ignore[attr-defined]
+    theirs = copy.copy(ours)
+    theirs._id = f"{address}x", number  # type: ignore[attr-defined]
+
+    withdraw(theirs)
+    assert waiting_tickets() == 1
+    withdraw(ours)
+    assert waiting_tickets() == 0
 
 
 def test_a_pickle_that_fails_leaves_one_ticket_at_most(ends: Ends) -> None:
@@ -147,6 +199,65 @@ def test_a_map_over_one_socket_and_what_holds_one(ends: Ends, pool: HookPoolExec
     assert list(pool.map(lambda client: client.sock.send(b"x"), [Client()] * 4)) == [1] * 4
     assert list(pool.map(partial(send, theirs), range(4))) == [1] * 4
     assert count(ours, 12) == 12
+
+
+def busy(pool: HookPoolExecutor, gate: Path) -> Future[object]:
+    """Have the only worker wait until somebody writes to a pipe."""
+    os.mkfifo(gate)
+    running = pool.submit(gate.read_text)
+    wait_until(running.running, 20)
+    return running
+
+
+def test_a_cancelled_task_leaves_no_ticket(ends: Ends, tmp_path: Path) -> None:
+    class Client:
+        sock = ends[0]
+
+    with HookPoolExecutor(1) as pool:
+        running = busy(pool, tmp_path / "gate")
+        futures = [pool.submit(id, ends[0]) for _ in range(3)]
+        futures += [pool.submit(id, Client()), pool.submit(max, ends[0], bytes(200_000))]
+        assert waiting_tickets() == 5
+        assert all(future.cancel() for future in futures)
+        assert waiting_tickets() == 0
+        (tmp_path / "gate").write_text("go")
+        running.result()
+
+
+def test_a_map_that_is_left_leaves_no_ticket(ends: Ends, tmp_path: Path) -> None:
+    """Also those of items that came in one go with the one that is running."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def work(sock: socket.socket, n: int) -> None:
+        if n == 2:
+            sock.send(b"x")
+            gate.read_text()
+
+    with HookPoolExecutor(1) as pool:
+        results = pool.map(work, [ends[1]] * 50, range(50))
+        next(results)
+        assert count(ends[0], 1) == 1
+        del results
+        assert waiting_tickets() == 0
+        gate.write_text("go")
+
+
+def test_a_task_that_a_closed_pool_refuses_leaves_no_ticket(ends: Ends) -> None:
+    with HookPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(id, ends[0])
+    assert waiting_tickets() == 0
+
+
+def test_a_pool_that_is_killed_leaves_no_ticket(ends: Ends, tmp_path: Path) -> None:
+    pool = HookPoolExecutor(1)
+    futures = [busy(pool, tmp_path / "gate"), *[pool.submit(id, ends[0]) for _ in range(3)]]
+    pool.kill_workers()
+    assert not wait(futures, 20).not_done
+    pool.shutdown()
+    assert waiting_tickets() == 0
 
 
 def test_connections_travel_likewise(pool: HookPoolExecutor) -> None:
