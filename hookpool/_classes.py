@@ -164,6 +164,9 @@ def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
     and defaults, also of functions in these."""
     found, met = [type(cls), *cls.__bases__], set[int]()
     values = list(own.values())
+    fields: Any = own.get("_fields_")
+    if type(fields) in (list, tuple):  # a structure of ctypes consists of these
+        values += [part for field in fields if type(field) is tuple for part in field[1:2]]
     for value in values:  # and what is added meanwhile
         kind = type(value)
         if kind is FunctionType:

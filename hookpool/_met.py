@@ -13,3 +13,5 @@ ERRORS = -2
 STAMPS = -3
 #: Which types that only annotations name can be carried: `_type_forms`.
 ANNOTATED = -4
+#: What stands for classes of `ctypes`: `_layouts`.
+BARE = -5

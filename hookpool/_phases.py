@@ -22,6 +22,7 @@ from hookpool import _classes, _rebuild
 from hookpool._callables import WRAPPERS, wrapped
 from hookpool._functions import CONTAINERS, fills_of, is_safe, methods_of, pack, shells_of
 from hookpool._importable import is_importable
+from hookpool._layouts import root_of, with_layout
 from hookpool._plain import ATOMS
 from hookpool._reach import Reach
 from hookpool._rebuild import Now
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
 def reduce_class(pickler: Any, cls: Any) -> tuple[Any, ...]:
     """The reduce tuple of a class by value."""
     make, arguments, state, *setter = _classes.reduce_class(cls)
+    first: tuple[Now, ...] = ()
+    if root_of(cls) is not None:
+        arguments, state, first = with_layout(pickler, cls, arguments, state)
     if _is_made_of_more(pickler, cls, arguments):
-        return make, arguments, Later(cls, state), *setter
-    return make, arguments, _in_order(pickler, cls, state), *setter
+        return make, arguments, Later(cls, state, first), *setter
+    return make, arguments, first + _in_order(pickler, cls, state), *setter
 
 
 class Later:
@@ -46,16 +50,17 @@ class Later:
     they take along is not the class's to bring.  So nothing is decided before they are written.
     """
 
-    __slots__ = ("cls", "state")
+    __slots__ = ("cls", "first", "state")
 
-    def __init__(self, cls: Any, state: tuple[Any, ...]) -> None:
+    def __init__(self, cls: Any, state: tuple[Any, ...], first: tuple[Now, ...]) -> None:
         self.cls = cls
         self.state = state
+        self.first = first  # what goes before all of it
 
 
 def reduce_later(pickler: Any, later: Later) -> tuple[Any, ...]:
     """The reduce tuple of the state of a class."""
-    return _rebuild.same, (_in_order(pickler, later.cls, later.state),)
+    return _rebuild.same, (later.first + _in_order(pickler, later.cls, later.state),)
 
 
 def _is_made_of_more(pickler: Any, cls: Any, arguments: tuple[Any, ...]) -> bool:

@@ -17,6 +17,7 @@ from types import CellType, CodeType, FunctionType
 from hookpool import _classes, _objects, _rebuild, _rebuild_objects
 from hookpool._functions import reduce_cell, reduce_code, reduce_function
 from hookpool._importable import is_importable
+from hookpool._layouts import call_of
 from hookpool._phases import Later, reduce_later
 
 TYPE_CHECKING = False
@@ -63,6 +64,9 @@ def reduce_any_class(pickler: Any, cls: Any) -> Any:
         if is_static:
             _named_statics.add(cls)
         return NotImplemented
+    call = call_of(cls)
+    if call is not None:
+        return call
     if is_static:
         return _objects.reduce_builtin_class(cls)
     return pickler.reduce_class(cls)
@@ -94,7 +98,15 @@ def is_in(table: Any, kind: type) -> bool:
 
 
 def _reduce_registered(_: Any, obj: Any) -> Any:
-    return _multiprocessing_table[type(obj)](obj)
+    reduce = _multiprocessing_table[type(obj)]
+    if reduce.__module__ == "multiprocessing.sharedctypes" and not _is_shared(obj):
+        return NotImplemented  # of a type of which there are shared ones, too
+    return reduce(obj)
+
+
+def _is_shared(obj: Any) -> bool:
+    """Whether what is of a type of `ctypes` is what `RawArray` or `RawValue` made."""
+    return "_wrapper" in getattr(obj, "__dict__", ())
 
 
 UNRANKED = _objects.UNRANKED

@@ -20,10 +20,11 @@ import pickle
 import sys
 import threading
 import weakref
-from _abc import _abc_init  # type: ignore[import-not-found]
 from abc import ABCMeta
 from collections.abc import Callable, Iterable
 from types import CellType, CodeType, FunctionType, ModuleType
+
+from hookpool._raw_classes import delete_attribute, raw_class, set_attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -498,48 +499,6 @@ def handed(number: int) -> Any:
     return loading.require(number)
 
 
-class _Stop(Exception):
-    """Ends the making of a class."""
-
-
-class _Captor:
-    """Catches a class while it is being made."""
-
-    owner: Any = None
-
-    def __set_name__(self, owner: Any, name: str) -> None:
-        self.owner = owner
-        raise _Stop
-
-
-_CAPTOR = "__hookpool__"
-
-
-def raw_class(metaclass: Any, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> Any:
-    """A class made without running anybody's class-creation code.
-
-    Its attributes come from the owner ready-made.  To run `__init_subclass__` or a metaclass's
-    `__new__` and `__init__` again would need keyword arguments that nobody recorded, and would do
-    their work twice.  ``type.__new__`` calls `__set_name__` when the class is complete, and then
-    `__init_subclass__`: an exception from the former leaves us the class and skips the latter.
-    """
-    captor = _Captor()
-    try:
-        type.__new__(metaclass, name, bases, {_CAPTOR: captor, **body})
-    except (_Stop, RuntimeError):  # before 3.12 the exception is wrapped into a RuntimeError
-        if captor.owner is None:
-            raise
-    except TypeError:
-        # "type.__new__(M) is not safe": metaclasses written in C must make their classes.
-        return metaclass(name, bases, body)
-    cls = captor.owner
-    captor.owner = None
-    type.__delattr__(cls, _CAPTOR)
-    if isinstance(cls, ABCMeta):
-        _abc_init(cls)
-    return cls
-
-
 def make_class(
     token: str,
     metaclass: Any,
@@ -613,7 +572,7 @@ def fill_class(cls: Any, state: tuple[Any, ...]) -> None:
     _set_newer(cls, known.version, attributes, versions)
     for name in known.names:
         if name not in attributes and name in cls.__dict__:
-            type.__delattr__(cls, name)
+            delete_attribute(cls, name)
     if extra.get("is_shuffled") and not known.version:
         _put_in_order(cls, attributes)
     known.version = version
@@ -674,25 +633,7 @@ def _set_newer(cls: Any, than: int, attributes: dict[str, Any], versions: dict[s
 def _set_attribute(cls: Any, name: str, value: Any) -> None:
     if type(value) is MemberHere:
         value = member(cls, value.name)
-    if name in _BESIDE:
-        _set_beside(cls, name, value)
-    else:
-        type.__setattr__(cls, name, value)
-
-
-# What a class may define for its instances (a proxy its ``__class__`` or ``__name__``), and `type`
-# would take for what is to become of the class itself.
-_BESIDE = frozenset(
-    name
-    for name, value in (*vars(object).items(), *vars(type).items())
-    if hasattr(value, "__set__")
-) - {"__abstractmethods__", "__annotations__", "__annotate__", "__doc__", "__type_params__"}
-
-
-def _set_beside(cls: Any, name: str, value: Any) -> None:
-    gc.get_referents(cls.__dict__)[0][name] = value
-    type.__setattr__(cls, _CAPTOR, None)  # only so that the interpreter forgets what it has cached
-    type.__delattr__(cls, _CAPTOR)
+    set_attribute(cls, name, value)
 
 
 def _put_in_order(cls: Any, attributes: Iterable[str]) -> None:

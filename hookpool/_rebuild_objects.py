@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 from hookpool._raised import set_chain
+from hookpool._raw_classes import set_attribute
 from hookpool._rebuild import Identity, identify, in_worker, object_of
 
 TYPE_CHECKING = False
@@ -311,3 +312,16 @@ def array_over(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> A
     """An array of numpy's on memory that is there; read-only if that is."""
     flat = importlib.import_module("numpy").frombuffer(buffer, dtype=dtype)
     return flat.reshape(shape, order=order)
+
+
+# ---------------------------------------------------------------------------------------------
+# Structures of ctypes
+# ---------------------------------------------------------------------------------------------
+
+
+def lay_out(cls: Any, before: dict[str, Any], fields: list[Any]) -> None:
+    """Give a structure or union its layout, if it has none."""
+    if "_fields_" not in cls.__dict__:
+        for name, value in before.items():
+            set_attribute(cls, name, value)
+        set_attribute(cls, "_fields_", fields)

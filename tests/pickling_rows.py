@@ -515,6 +515,24 @@ def probe(): return V.ZERO, V.ZERO.plus(), V.__qualname__
 """,
     ),
     (
+        "structures and unions of `ctypes`, arrays of and pointers to them",
+        """
+import ctypes
+class P(ctypes.Structure):
+    _fields_ = [("x", ctypes.c_short), ("next", ctypes.POINTER(ctypes.c_int))]
+    def double(self): return self.x * 2
+class Q(ctypes.BigEndianStructure):
+    _pack_ = 1
+    _fields_ = [("a", ctypes.c_byte), ("b", ctypes.c_int)]
+class U(ctypes.Union):
+    _fields_ = [("q", Q), ("n", ctypes.c_int)]
+points = (U * 2)(U(Q(1, 2)))
+def probe():
+    at = ctypes.pointer(P(4))
+    return at[0].double(), ctypes.sizeof(Q), type(at) is ctypes.POINTER(P), bytes(points)
+""",
+    ),
+    (
         "bound methods that a class keeps, or its methods capture",
         """
 class A:
