@@ -43,11 +43,12 @@ def with_more(value: Any) -> tuple[Any, ...]:
             more = (*own, *own.values(), *map(contents_of, cells or ()))
             return (value, value.__code__, value.__defaults__, value.__kwdefaults__, *more)
         return value, value.__code__
-    if id(kind) in WRAPPERS:
+    ident = id(kind)
+    if ident in WRAPPERS:
         # Not itself: it cannot be watched, and what it wraps may outlive it.
         inside = itertools.chain.from_iterable(map(with_more, wrapped(value)))
         return (kind, *inside, value.__doc__)
-    if id(kind) in CALLERS:
+    if ident in CALLERS:
         # Not what these are made of in turn: they can be part of themselves.
         return (value, *itertools.chain.from_iterable(map(_with_code, called_by(value))))
     return (value,)

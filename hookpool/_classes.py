@@ -177,14 +177,13 @@ def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
                     values += map(contents_of, cells or ())
                     values += defaults or ()
                     values += (more or {}).values()
-        elif id(kind) in WRAPPERS:
-            values += wrapped(value)
-        elif id(kind) in CALLERS:
-            if id(value) not in met:
-                met.add(id(value))
-                values += called_by(value)
         elif is_class(value):
             found.append(value)
+        elif (ident := id(kind)) in WRAPPERS:
+            values += wrapped(value)
+        elif ident in CALLERS and id(value) not in met:
+            met.add(id(value))
+            values += called_by(value)
     return tuple([weakref.ref(one) for one in found if one.__flags__ & HEAP])
 
 

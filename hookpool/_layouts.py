@@ -76,15 +76,19 @@ def _array(cls: Any, own: Any) -> Call | None:
 
 
 def _pointer(cls: Any, own: Any) -> Call | None:
-    return (sys.modules["ctypes"].POINTER, (own["_type_"],)) if "_type_" in own else None
+    import ctypes  # late, as below: who has no such type has no use for it
+
+    return (ctypes.POINTER, (own["_type_"],)) if "_type_" in own else None
 
 
 def _prototype(cls: Any, own: Any) -> Call | None:
     if "_argtypes_" not in own or "_restype_" not in own:
         return None
-    flags, make = cls._flags_, sys.modules["ctypes"].CFUNCTYPE
+    import ctypes
+
+    make: Any = ctypes.CFUNCTYPE
     how = {"use_errno": _USES_ERRNO, "use_last_error": _USES_LAST_ERROR}
-    keywords = {name: True for name, flag in how.items() if flags & flag}
+    keywords = {name: True for name, flag in how.items() if cls._flags_ & flag}
     return partial(make, **keywords) if keywords else make, (own["_restype_"], *own["_argtypes_"])
 
 

@@ -36,7 +36,7 @@ def reduce_class(pickler: Any, cls: Any) -> tuple[Any, ...]:
     """The reduce tuple of a class by value."""
     make, arguments, state, *setter = _classes.reduce_class(cls)
     first: tuple[Now, ...] = ()
-    if root_of(cls) is not None:
+    if type(cls) is not type and root_of(cls) is not None:
         arguments, state, first = with_layout(pickler, cls, arguments, state)
     if _is_made_of_more(pickler, cls, arguments):
         return make, arguments, Later(cls, state, first), *setter

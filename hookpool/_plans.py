@@ -64,9 +64,10 @@ def reduce_any_class(pickler: Any, cls: Any) -> Any:
         if is_static:
             _named_statics.add(cls)
         return NotImplemented
-    call = call_of(cls)
-    if call is not None:
-        return call
+    if type(cls) is not type or type in cls.__mro__:
+        call = call_of(cls)
+        if call is not None:
+            return call
     if is_static:
         return _objects.reduce_builtin_class(cls)
     return pickler.reduce_class(cls)
