@@ -30,7 +30,6 @@ from hookpool._functions import (
     shells_of,
 )
 from hookpool._importable import is_importable
-from hookpool._layouts import root_of, with_layout
 from hookpool._plain import ATOMS
 from hookpool._reach import Reach
 from hookpool._rebuild import Now
@@ -44,8 +43,11 @@ def reduce_class(pickler: Any, cls: Any) -> tuple[Any, ...]:
     """The reduce tuple of a class by value."""
     make, arguments, state, *setter = _classes.reduce_class(cls)
     first: tuple[Now, ...] = ()
-    if type(cls) is not type and root_of(cls) is not None:
-        arguments, state, first = with_layout(pickler, cls, arguments, state)
+    if type(cls) is not type and "_ctypes" in sys.modules:
+        from hookpool import _layouts  # late: few programs have such a class
+
+        if _layouts.root_of(cls) is not None:
+            arguments, state, first = _layouts.with_layout(pickler, cls, arguments, state)
     if _is_made_of_more(pickler, cls, arguments):
         return make, arguments, Later(cls, state, first), *setter
     return make, arguments, first + _in_order(pickler, cls, state), *setter

@@ -9,6 +9,7 @@ call it.
 from __future__ import annotations
 
 import copyreg
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing.reduction import ForkingPickler
@@ -17,7 +18,6 @@ from types import CellType, CodeType, FunctionType
 from hookpool import _classes, _objects, _rebuild, _rebuild_objects
 from hookpool._functions import reduce_cell, reduce_code, reduce_function
 from hookpool._importable import is_importable
-from hookpool._layouts import call_of
 from hookpool._phases import Later, reduce_later
 
 TYPE_CHECKING = False
@@ -64,8 +64,10 @@ def reduce_any_class(pickler: Any, cls: Any) -> Any:
         if is_static:
             _named_statics.add(cls)
         return NotImplemented
-    if type(cls) is not type or type in cls.__mro__:
-        call = call_of(cls)
+    if (type(cls) is not type or type in cls.__mro__) and "_ctypes" in sys.modules:
+        from hookpool import _layouts  # late: few programs have such a class
+
+        call = _layouts.call_of(cls)
         if call is not None:
             return call
     if is_static:

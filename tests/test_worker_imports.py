@@ -32,7 +32,6 @@ NEEDED = {
     "hookpool._handle",
     "hookpool._homes",
     "hookpool._importable",
-    "hookpool._layouts",
     "hookpool._lifeline",
     "hookpool._link",
     "hookpool._met",
