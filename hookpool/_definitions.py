@@ -24,7 +24,6 @@ from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
 from hookpool._classes import versions_of
 from hookpool._handle import Handle, Owner, reduce_by_number, refuse_stranger
 from hookpool._importable import function_home
-from hookpool._objects import placing
 from hookpool._phases import reduce_class
 from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import is_registered, plans, table_with
@@ -263,7 +262,7 @@ class Ledger:
 
         now = watch(fn)  # before it is pickled: what changes in between shows next time
         parts = {"the function": fn}
-        packet = self._written(_DefinitionPickler, fn, parts, self._sharing(), table, True)
+        packet = self._written(_LedgerPickler, fn, parts, self._sharing(), table, True)
         data, captures = packet.data, packet.notes.captures if packet.notes else {}
         known = self._functions.get(id(fn))
         # Without the lock: it may be gigabytes that are compared.
@@ -645,24 +644,7 @@ class _ProbeForMany(Probe):
     meet_ticket = staticmethod(refuse_ticket)
 
 
-class _DefinitionPickler(_LedgerPickler):
-    """Writes what stays in a worker: what is a global there, too, is to be that global."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reducer_override = placing(self, self.reducer_override)
-
-    def placed(self, value: Any) -> Any:
-        """Only what the C pickler writes without asking the hook."""
-        return super().placed(value) if type(value) in _NEVER_ASKED else value
-
-
-_NEVER_ASKED = (list, dict, set, bytearray)
-
-
-class _ClassPickler(_DefinitionPickler):
+class _ClassPickler(_LedgerPickler):
     """Writes one class in full, and with it the new ones it refers to.
 
     These may refer back to it: had each a definition of its own, neither could be loaded first.

@@ -19,9 +19,9 @@ from hookpool import _rebuild
 from hookpool._callables import contents_of
 from hookpool._classes import marshalled_of
 from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
-from hookpool._homes import WITHOUT_PLACE, explicit_home
 from hookpool._importable import function_home, is_importable, is_module_importable
 from hookpool._met import PLACES
+from hookpool._objects import explicit_home
 from hookpool._plain import ATOMS
 from hookpool._type_forms import travels, with_annotated
 
@@ -170,8 +170,6 @@ def _whole(
     for module in modules:
         submodules = _with_submodules(submodules, known, module)
     body, home = known.data or known.body(fn.__code__), _home(pickler, fn)
-    if pickler.shares_namespaces and (own or cells):
-        own, cells = _in_places(pickler, own, cells)
     if submodules or stamps:
         return body, home, captured or None, cells, own, submodules, stamps
     if own:
@@ -179,24 +177,6 @@ def _whole(
     if cells:
         return body, home, captured or None, cells
     return (body, home, captured) if captured else (body, home)
-
-
-def _in_places(pickler: Any, own: Any, cells: Any) -> tuple[Any, Any]:
-    """What a function has and captures, with stand-ins for what is a global of its module, too."""
-    if type(cells) is tuple:
-        cells = tuple([placed(pickler, value) for value in cells])
-    if type(own) is dict:
-        defaults = own.get("__defaults__")
-        if defaults:
-            own["__defaults__"] = tuple([placed(pickler, value) for value in defaults])
-        for key in own.keys() & {"__kwdefaults__", "__dict__"}:
-            own[key] = {name: placed(pickler, value) for name, value in own[key].copy().items()}
-    return own, cells
-
-
-def placed(pickler: Any, value: Any) -> Any:
-    """A value, or what stands for it in a worker's pickle because it is a global, too."""
-    return value if id(type(value)) in WITHOUT_PLACE else pickler.placed(value)
 
 
 def _is_safe(
@@ -492,8 +472,6 @@ class _State:
         if own is not None:
             self._look(known, fn.__defaults__ or ())
             self._look(known, fn.__dict__.values())
-        if pickler.shares_namespaces:
-            self.attributes, self.cells = _in_places(pickler, own, self.cells)
         self.reached.reverse()
 
     def values(self) -> tuple[Any, ...]:

@@ -30,16 +30,18 @@ from hookpool import _classes, _containers, _rebuild
 from hookpool import _rebuild_objects as there
 from hookpool._exceptions import reduce_exception
 from hookpool._handle import Handle, reduce_handle
-from hookpool._homes import explicit_home, place_of, place_of_sentinel
-from hookpool._importable import is_importable, is_module_importable
+from hookpool._importable import (
+    is_importable,
+    is_module_importable,
+    list_registry_pickle_by_value,
+)
+from hookpool._met import PLACES
 from hookpool._ticket import reduce_ticket
 from hookpool._type_forms import reduce_new_type, reduce_type_alias, reduce_type_variable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    from hookpool._homes import Place
 
     Reduced = Any  # a reduce tuple, or NotImplemented
     Plan = Callable[[Any, Any], Reduced]
@@ -61,6 +63,29 @@ BETTER = frozenset(
 # ---------------------------------------------------------------------------------------------
 # Modules and namespaces
 # ---------------------------------------------------------------------------------------------
+
+
+class Home:
+    """Stands for the globals of functions: what the receiver makes of it is a module."""
+
+    __slots__ = ("is_shared", "space")
+
+    def __init__(self, space: dict[str, Any], *, is_shared: bool) -> None:
+        self.space = space
+        self.is_shared = is_shared
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        name, package = self.space.get("__name__"), self.space.get("__package__")
+        make = _rebuild.shared_namespace if self.is_shared else _rebuild.namespace
+        return make, (name if type(name) is str else None, package or None)
+
+
+def explicit_home(pickler: Any, space: dict[str, Any], *, is_shared: bool) -> Home:
+    """What stands for globals other than those of ``__main__``."""
+    home = Home(space, is_shared=is_shared and pickler.shares_namespaces)
+    pickler.met[id(space)] = home
+    pickler.met.pop(PLACES, None)  # it may have sentinels, too
+    return home
 
 
 def _reduce_module(pickler: Any, module: ModuleType) -> Reduced:
@@ -260,57 +285,35 @@ _sentinels: dict[int, tuple[str, str]] = {}  # by id: a module holds them for go
 
 def _reduce_bare_object(pickler: Any, obj: object) -> Reduced:
     """``MISSING = object()`` is what its module calls by that name, wherever it is met."""
-    place = place_of_sentinel(pickler, obj)
-    return NotImplemented if place is None else (there.sentinel, place)
+    places = pickler.met.get(PLACES)
+    if places is None:
+        places = pickler.met[PLACES] = _bare_objects(pickler.met)
+    place = places.get(id(obj))
+    return NotImplemented if place is None else (there.sentinel, place[1])
 
 
-def placing(pickler: Any, hook: Callable[[Any], Reduced]) -> Callable[[Any], Reduced]:
-    """A hook for what stays in a worker: of an object that is a global of its module, this and
-    all other such pickles are to mean one and the same there."""
-
-    def reducer_override(obj: Any, /) -> Reduced:
-        kind = type(obj)
-        if kind is not types.FunctionType and kind is not type:
-            place = place_of(pickler, obj)
-            if place is not None:
-                return _reduce_placed(pickler, obj, place, hook(obj))
-        return hook(obj)
-
-    return reducer_override
-
-
-def _reduce_placed(pickler: Any, obj: Any, place: Place, reduced: Reduced) -> Reduced:
-    if reduced is NotImplemented:  # the C pickler would go on like this
-        table = copyreg.dispatch_table if pickler.table is None else pickler.table
-        reduce = table.get(type(obj)) if type(type(obj)).__hash__ is not None else None
-        reduced = obj.__reduce_ex__(pickler.protocol) if reduce is None else reduce(obj)
-    if type(reduced) is not tuple or id(reduced[0]) in _FOUND_AGAIN:
-        return reduced
-    make, args, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
-    for native, ours in _MADE_BY_CLASS.items():
-        make = ours if make is native else make
-    # In one piece: what a worker has already is not to be filled a second time.
-    parts = items and list(items), pairs and list(pairs), state, setter
-    arguments = *place, pickler.stamp(obj), make, args
-    return there.placed, arguments, parts, None, None, there.fill_placed
+def _bare_objects(met: dict[int, Any]) -> dict[int, tuple[object, tuple[str, str]]]:
+    """Bare objects with their modules and names, by id, as the owner's modules have them now."""
+    places = {id(one): (one, place) for place, one in list(there.sentinels.items())}
+    if not _rebuild.in_worker():  # a worker's own globals have no owner
+        names = ("__main__", *sorted(list_registry_pickle_by_value()))
+        modules = {name: sys.modules.get(name) for name in names}
+        spaces = {name: vars(module) for name, module in modules.items() if module is not None}
+        for home in list(met.values()):
+            space = _space_of(home)
+            if space is not None and type(name := space.get("__name__")) is str:
+                spaces.setdefault(name, space)
+        for where, space in spaces.items():
+            for name, value in space.copy().items():
+                if type(value) is object:
+                    places.setdefault(id(value), (value, (where, name)))
+    return places
 
 
-# What gives the same object each time anyway.
-_FOUND_AGAIN = frozenset(
-    map(
-        id,
-        (
-            _rebuild.handed,
-            _rebuild.member,
-            there.class_attribute,
-            there.context_variable,
-            there.module_attribute,
-            there.sentinel,
-            there.standard_stream,
-            there.type_variable,
-        ),
-    )
-)
+def _space_of(home: Any) -> dict[str, Any] | None:
+    if type(home) is Home:
+        return home.space
+    return home.__globals__ if type(home) is types.FunctionType else None
 
 
 def _reduce_member(_: Any, obj: Any) -> Reduced:

@@ -20,15 +20,7 @@ from types import FunctionType
 
 from hookpool import _classes, _rebuild
 from hookpool._callables import WRAPPERS, wrapped
-from hookpool._functions import (
-    CONTAINERS,
-    fills_of,
-    is_safe,
-    methods_of,
-    pack,
-    placed,
-    shells_of,
-)
+from hookpool._functions import CONTAINERS, fills_of, is_safe, methods_of, pack, shells_of
 from hookpool._importable import is_importable
 from hookpool._plain import ATOMS
 from hookpool._reach import Reach
@@ -139,13 +131,9 @@ def _in_order(pickler: Any, cls: Any, state: tuple[Any, ...]) -> tuple[Any, ...]
             methods = {}
         pickler.sight = reach.left
     packed = pack(pickler, cls, methods) if methods else None
-    if packed is not None:
-        state = version, attributes | dict.fromkeys(methods), versions, {"methods": packed}
-    if pickler.shares_namespaces:
-        *early, version, attributes, versions, extra = state
-        attributes = {name: placed(pickler, value) for name, value in attributes.items()}
-        state = *early, version, attributes, versions, extra
-    return state
+    if packed is None:
+        return state
+    return version, attributes | dict.fromkeys(methods), versions, {"methods": packed}
 
 
 def _in_phases(

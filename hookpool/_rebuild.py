@@ -24,7 +24,6 @@ from abc import ABCMeta
 from collections.abc import Callable, Iterable
 from types import CellType, CodeType, FunctionType, ModuleType
 
-from hookpool import _brought
 from hookpool._raw_classes import delete_attribute, raw_class, set_attribute
 
 TYPE_CHECKING = False
@@ -81,14 +80,12 @@ def module(name: str) -> ModuleType:
 class _Namespace:
     """The one namespace of an owner's module in a worker."""
 
-    __slots__ = ("applied", "module", "name")
+    __slots__ = ("applied", "module")
 
-    def __init__(self, name: str, module: ModuleType) -> None:
-        self.name = name
+    def __init__(self, module: ModuleType) -> None:
         self.module = module
-        # Name -> (number of the definition that brought it, stamp of the value it brought, id of
-        # that value).
-        self.applied: dict[str, tuple[int, object, int]] = {}
+        # Name -> (number of the definition that brought it, stamp of the value it brought).
+        self.applied: dict[str, tuple[int, object]] = {}
 
 
 class _Loading(threading.local):
@@ -98,15 +95,11 @@ class _Loading(threading.local):
         number: of the definition: later ones win over earlier ones that arrive late.
         classes: where classes that are made or met are noted.
         require: makes sure that the definition with a number has been loaded.
-        making: by id, objects that are being made, with their places and stamps.
     """
 
     number: int = 0
     classes: list[Any] | None = None
     require: Callable[[int], object] | None = None
-
-    def __init__(self) -> None:
-        self.making: dict[int, tuple[Any, str, str, bytes]] = {}
 
 
 loading = _Loading()
@@ -115,6 +108,7 @@ loading = _Loading()
 _in_worker = False
 _namespaces: dict[str, _Namespace] = {}
 _by_globals: dict[int, _Namespace] = {}  # keyed by id: the modules above live as long as we do
+_ABSENT = object()
 _ATOMS = frozenset(map(id, (type(None), bool, int, str, bytes)))
 _NUMBERS = frozenset(map(id, (float, complex)))
 
@@ -153,7 +147,7 @@ def shared_namespace(name: str, package: str | None = None) -> ModuleType:
         home = sys.modules["__main__"] if name == "__main__" else namespace(name, package)
         if package and not home.__package__:
             home.__package__ = package  # the owner was started by ``python -m package.module``
-        space = _namespaces.setdefault(name, _Namespace(name, home))
+        space = _namespaces.setdefault(name, _Namespace(home))
         _by_globals[id(space.module.__dict__)] = space
     return space.module
 
@@ -202,20 +196,8 @@ def _write(space: dict[str, Any], captured: dict[str, Any], stamps: dict[str, by
         before = shared.applied.get(name)
         if before is not None and (number < before[0] or is_same(before[1], stamp)):
             continue
-        value = _brought.taken(shared.name, name, stamp, value)
-        shared.applied[name] = number, stamp, id(value)
+        shared.applied[name] = number, stamp
         space[name] = value
-
-
-def written(where: str, name: str, stamp: bytes, default: Any) -> Any:
-    """What the owner's value with this stamp, under this name of its module, is here; whatever
-    tasks have done to it, unless they have set another one."""
-    space = _namespaces.get(where)
-    applied = None if space is None else space.applied.get(name)
-    if space is None or applied is None or not is_same(applied[1], stamp):
-        return default
-    value = space.module.__dict__.get(name, default)
-    return value if id(value) == applied[2] else default
 
 
 def is_same(before: object, now: object) -> bool:

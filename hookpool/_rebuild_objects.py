@@ -11,10 +11,9 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from hookpool._brought import bring, known
 from hookpool._raised import set_chain
 from hookpool._raw_classes import set_attribute
-from hookpool._rebuild import Identity, identify, in_worker, loading, object_of, written
+from hookpool._rebuild import Identity, identify, in_worker, object_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,54 +48,6 @@ def give_state(obj: Any, state: Any) -> None:
         obj.__setstate__(state)
     else:
         set_state(obj, state)
-
-
-def placed(
-    where: str, name: str, stamp: bytes, make: Callable[..., Any], args: tuple[Any, ...]
-) -> Any:
-    """An object that is a global of the owner's module: the one that this worker has of it, or a
-    new one for `fill_placed`."""
-    found = _held(where, name, stamp)
-    if found is not _ABSENT:
-        return found
-    made = make(*args)
-    loading.making[id(made)] = made, where, name, stamp
-    return made
-
-
-def fill_placed(obj: Any, parts: tuple[Any, ...]) -> None:
-    """State setter of an object that `placed` has given: for a new one all that it holds."""
-    making = loading.making.pop(id(obj), None)
-    if making is None:
-        return
-    items, pairs, state, setter = parts
-    for item in items or ():
-        obj.append(item)
-    for key, value in pairs or ():
-        obj[key] = value
-    if setter is not None:
-        setter(obj, state)
-    elif state is not None:
-        give_state(obj, state)
-    _, where, name, stamp = making
-    bring(where, name, stamp, obj)  # not before it is whole
-
-
-def placed_value(where: str, name: str, stamp: bytes, value: Any) -> Any:
-    """As `placed`, of what has come whole."""
-    found = _held(where, name, stamp)
-    if found is not _ABSENT:
-        return found
-    bring(where, name, stamp, value)
-    return value
-
-
-def _held(where: str, name: str, stamp: bytes) -> Any:
-    """What this worker has of the owner's object."""
-    return known(where, name, stamp, written(where, name, stamp, _ABSENT))
-
-
-_ABSENT = object()
 
 
 def new_object(cls: Any, *args: Any) -> Any:

@@ -17,7 +17,6 @@ from types import FunctionType, ModuleType
 
 from hookpool import _classes, _objects, _rebuild
 from hookpool._handle import reduce_by_number
-from hookpool._homes import Placed, place_of
 from hookpool._importable import is_importable, is_module_importable
 from hookpool._met import STAMPS
 from hookpool._plain import ATOMS
@@ -63,12 +62,6 @@ class WorkerPickler(HookPickler):
             known = stamps[id(value)] = _stamp(value, self.digest, self.table), value
         stamp: bytes = known[0]
         return stamp
-
-    def placed(self, value: Any) -> Any:
-        """A value that a function or class holds; where it is a global as well, what has the
-        worker take that."""
-        place = place_of(self, value)
-        return value if place is None else Placed(place, self.stamp(value), value)
 
     def digest(self, buffer: pickle.PickleBuffer) -> bytes:
         """What tells the content of a large buffer from another."""

@@ -35,13 +35,12 @@ FLOORS = [
     ["_reach"],
     ["_functions", "_arena"],
     ["_objects", "_borrowed"],
-    ["_containers", "_exceptions", "_homes", "_type_forms"],
+    ["_containers", "_exceptions", "_type_forms"],
     ["_classes", "_handle", "_link", "_rebuild_objects", "_ticket", "_wire"],
     ["_callables"],
     ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_slots"],  # 0
     [
         "_annotations",
-        "_brought",
         "_claims",
         "_cures",
         "_ending",
@@ -96,7 +95,6 @@ PARTS = {
     "_arena": "buffers",
     "_batch": "joblib",
     "_borrowed": "buffers",
-    "_brought": "homes",
     "_callables": "reduction",
     "_classes": "reduction",
     "_code": "reduction",
