@@ -30,6 +30,7 @@ from multiprocessing import reduction as mp_reduction
 from multiprocessing import resource_tracker, spawn, util
 from multiprocessing.context import set_spawning_popen
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 
 from hookpool import _forkserver
 from hookpool._forkserver import (
@@ -137,13 +138,25 @@ def _basics(name: str) -> dict[str, object]:
 def _stdlib_preparation(name: str) -> dict[str, Any]:
     try:
         return spawn.get_preparation_data(name)
-    except OSError:
-        # The working directory has been removed. What is spawned is in it all the same; a forked
-        # child is given a descriptor of it.
-        nameless = Overlay(os, getcwd=lambda: None)
-        data: dict[str, Any] = rebound(spawn.get_preparation_data, os=nameless)(name)
-        del data["dir"]
+    except (OSError, AttributeError, KeyError):
+        # The working directory has been removed: what is spawned is in it all the same, and a
+        # forked child is given a descriptor of it. Or the main module is not as a script's is:
+        # debuggers and notebooks empty it, and what is said about it is of no use to us.
+        ours = {"os": Overlay(os, getcwd=_getcwd), "sys": Overlay(sys, modules=_PLAIN_MAIN)}
+        data: dict[str, Any] = rebound(spawn.get_preparation_data, **ours)(name)
+        if data["dir"] is None:
+            del data["dir"]
         return data
+
+
+def _getcwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+_PLAIN_MAIN: Final = {"__main__": ModuleType("__main__")}
 
 
 def _server_preparation(name: str) -> dict[str, object]:

@@ -257,6 +257,36 @@ def test_a_spawned_child_is_in_the_removed_directory_as_well(starts_anywhere: No
     run_python("-c", source + REMOVED_FROM_THE_START)
 
 
+UNUSUAL_MAIN = """
+import os, sys, tempfile
+from hookpool import _launch
+from tests.launching import in_child
+in_child(lambda: None)  # a server cannot be started where the directory has been removed
+_launch.HAVE_FORK_SERVER = {forked}
+{change}
+assert in_child(lambda x: x + 1, 41) == 42
+"""
+
+
+@pytest.mark.parametrize("forked", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "del __spec__",  # as debuggers leave it before Python 3.13, and the %reset of notebooks
+        "del __spec__, __name__, __loader__, __package__, __doc__",
+        "del sys.modules['__main__']",
+        "sys.modules['__main__'] = None",
+    ],
+)
+def test_children_start_whatever_is_left_of_the_main_module(change: str, forked: bool) -> None:
+    run_python("-c", UNUSUAL_MAIN.format(change=change, forked=forked))
+
+
+def test_also_where_the_working_directory_has_been_removed() -> None:
+    change = "del __spec__; os.chdir(folder := tempfile.mkdtemp()); os.rmdir(folder)"
+    run_python("-c", UNUSUAL_MAIN.format(change=change, forked=True))
+
+
 STANDING = """
 import os, resource
 from hookpool import _launch
