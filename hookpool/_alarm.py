@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+from hookpool._streams import pipe
+
 
 class Alarm:
     """A pipe; closed when nobody refers to it any more.
@@ -17,7 +19,7 @@ class Alarm:
 
     def __init__(self) -> None:
         #: Readable once somebody has rung.
-        self.fd, self._write = os.pipe()
+        self.fd, self._write = pipe()
         os.set_blocking(self.fd, False)
         os.set_blocking(self._write, False)
 

@@ -10,6 +10,7 @@ import os
 
 from hookpool._borrowed import mapped
 from hookpool._slots import Arena, Slot
+from hookpool._streams import away
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class SharedArena(Arena):
 
 def _reserved(size: int) -> int:
     """The descriptor of a new anonymous file, all of whose pages are there."""
-    fd = os.memfd_create("hookpool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = away(os.memfd_create("hookpool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     try:
         import fcntl
 

@@ -19,6 +19,7 @@ import threading
 from functools import partial
 
 from hookpool._slots import gaps
+from hookpool._streams import filled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def mapped(fd: int, size: int) -> mmap.mmap:
     """All of an arena, as it is seen by whoever else has it mapped."""
     if sys.version_info >= (3, 13):
         return mmap.mmap(fd, size, trackfd=False)
-    return mmap.mmap(fd, size)  # holds a descriptor of its own
+    with filled():  # it holds a descriptor of its own
+        return mmap.mmap(fd, size)
 
 
 class Mapped:

@@ -40,6 +40,7 @@ from hookpool._borrowed import (
 )
 from hookpool._plain import THRESHOLD
 from hookpool._slots import Arena, Slot, Slots
+from hookpool._streams import away
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -330,7 +331,7 @@ def socket_pair() -> tuple[int, int] | tuple[None, None]:
     if not CAN_LEND:
         return None, None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return ours.detach(), theirs.detach()
+    return away(ours.detach()), away(theirs.detach())
 
 
 class Exchange:

@@ -17,6 +17,7 @@ import signal
 
 from hookpool import _claims, _wire
 from hookpool._claims import Doing
+from hookpool._streams import pipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class Channel:
         self.ended = False
 
     def _open(self) -> None:
-        self.worker_in, self.out = os.pipe()
-        self.inn, self.worker_out = os.pipe()
+        self.worker_in, self.out = pipe()
+        self.inn, self.worker_out = pipe()
         os.set_blocking(self.out, False)
         os.set_blocking(self.inn, False)
         if self._board is not None:

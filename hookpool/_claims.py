@@ -31,6 +31,8 @@ from enum import IntEnum
 from itertools import repeat
 from time import perf_counter
 
+from hookpool._streams import away, filled
+
 # Tasks are claimed together as far as they take no longer than this together, in seconds.  A claim
 # costs half a microsecond; more than this would only make cancelling and taking back less exact.
 TOGETHER_SECONDS = 20e-6
@@ -71,7 +73,9 @@ class Board:
         #: A file without a name, for the workers to map.
         self.fd = _nameless_file(_SIZE)
         try:
-            self._words = memoryview(mmap.mmap(self.fd, _SIZE)).cast("Q")
+            with filled():  # before Python 3.13 it holds a descriptor of its own
+                memory = mmap.mmap(self.fd, _SIZE)
+            self._words = memoryview(memory).cast("Q")
         except BaseException:
             os.close(self.fd)
             raise
@@ -108,12 +112,12 @@ class Board:
 
 def _nameless_file(size: int) -> int:
     try:
-        fd = os.memfd_create("pool-board")
+        fd = away(os.memfd_create("pool-board"))
     except (AttributeError, OSError):  # no such call, or not allowed
         import tempfile  # seldom, and not cheap to import
 
         with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+            fd = away(os.dup(file.fileno()))
     try:
         os.truncate(fd, size)
     except BaseException:
@@ -146,7 +150,7 @@ def new_pipe() -> int:
         if fcntl.fcntl(inn, fcntl.F_GETPIPE_SZ) < 2 * len(_TOKENS):
             raise OSError("a pipe for tokens has no room for those that a worker may hold")
         # Half the descriptors: a machine with many CPUs may have as many workers.
-        return os.open(f"/proc/self/fd/{inn}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return away(os.open(f"/proc/self/fd/{inn}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
     finally:
         os.close(inn)
         os.close(out)

@@ -34,6 +34,7 @@ from hookpool._link import Link
 from hookpool._poller import Poller
 from hookpool._raised import summary_of
 from hookpool._reader import Reader
+from hookpool._streams import away
 from hookpool._task import describe
 
 TYPE_CHECKING = False
@@ -432,7 +433,7 @@ class Driver(Reader):
             board = None
             if self._board is not None:
                 # A copy: a child that is forked closes the pool's own.
-                board = os.dup(self._board.fd)
+                board = away(os.dup(self._board.fd))
                 given.callback(os.close, board)
             link = Link(
                 channel.worker_in,

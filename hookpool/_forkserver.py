@@ -40,6 +40,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from multiprocessing import resource_tracker, spawn, util
 
+from hookpool._streams import fill
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final, NoReturn
@@ -152,6 +154,9 @@ class ServerProcess:
     def _bootstrap(self, parent_sentinel: int) -> int:
         os.close(parent_sentinel)  # the request socket says the same
         _util._close_stdin()
+        # What is received for a child would lie where its streams are to be. That the owner has
+        # other files there, which are not inherited, it could not know when it started us.
+        fill()
         gc.disable()  # imports make objects that stay: looking through them is in vain
         for name in self._modules.first:
             _preload(name)
@@ -450,6 +455,10 @@ def enter_forked_child(
         received = copy.detach()
         os.dup2(received, fd)
         os.close(received)
+    for fd in {1, 2} - streams.keys():
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    fill()  # with what the child opens next it would be otherwise
 
 
 def ignored_signals() -> set[int]:

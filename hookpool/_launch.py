@@ -42,6 +42,7 @@ from hookpool._forkserver import (
 )
 from hookpool._rebound import Overlay, rebound
 from hookpool._standing import standing
+from hookpool._streams import filled, pipe, socket_pair
 
 if sys.platform == "win32":
     from multiprocessing import popen_spawn_win32 as stdlib_popen
@@ -171,9 +172,10 @@ def _surroundings() -> tuple[dict[str, str], set[int], set[int], dict[int, Any]]
     """What a child of this thread would inherit: environment, signals, standard streams."""
     streams = {}
     for fd in (1, 2):
-        with contextlib.suppress(OSError):  # closed
-            os.fstat(fd)
-            streams[fd] = mp_reduction.DupFd(fd)
+        # One that is closed has no flags; or another file has got its number.
+        with contextlib.suppress(OSError):
+            if os.get_inheritable(fd):
+                streams[fd] = mp_reduction.DupFd(fd)
     mask = set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
     return dict(os.environ), mask, _forkserver.ignored_signals(), streams
 
@@ -230,7 +232,7 @@ class _ServerPopen(stdlib_popen.Popen):
 
     def _launch(self, server: _forkserver.ServerProcess) -> None:
         story = self._pickled(server)
-        data, theirs = os.pipe()
+        data, theirs = pipe()
         # Whether it was read, and by whom, the first request will tell.
         with contextlib.suppress(BrokenPipeError), open(theirs, "wb") as file:
             try:
@@ -242,7 +244,8 @@ class _ServerPopen(stdlib_popen.Popen):
     def _spawn(self, data: int) -> int:
         executable: Any = spawn.get_executable()
         command: Any = spawn.get_command_line(pipe_handle=data)
-        return util.spawnv_passfds(executable, command, [data, *self._fds])
+        with filled():
+            return util.spawnv_passfds(executable, command, [data, *self._fds])
 
     def _pickled(self, server: _forkserver.ServerProcess) -> memoryview:
         file = io.BytesIO()
@@ -263,7 +266,7 @@ class _Server:
         # Before it is started: should another thread give up rights meanwhile, the server is
         # replaced in vain, not kept in error.
         self.standing = standing()
-        self.control, theirs = _socket_pair(socket.SOCK_STREAM)
+        self.control, theirs = socket_pair(socket.SOCK_STREAM)
         with theirs:
             try:
                 self.popen = _ServerPopen(_forkserver.ServerProcess(theirs, modules))  # type: ignore[arg-type]
@@ -405,10 +408,11 @@ class ForkedPopen(stdlib_popen.Popen):
             self._start(self._pickled(process_obj))
 
     def _start(self, story: memoryview) -> None:
-        life, theirs = _socket_pair(socket.SOCK_STREAM)
+        life, theirs = socket_pair(socket.SOCK_STREAM)
         try:
             with theirs:
-                tracker: Any = resource_tracker.getfd()
+                with filled():  # a new tracker closes its input, whatever that is
+                    tracker: Any = resource_tracker.getfd()
                 fds = [theirs.fileno(), tracker, *self._fds]
                 self._status, report = _fork(fds, self._modules)
         except BaseException:
@@ -482,7 +486,7 @@ def _let_go(status: socket.socket, life: socket.socket) -> None:
 def _fork(fds: list[int], modules: Modules) -> tuple[socket.socket, Report]:
     """Have a child forked that gets these descriptors; its status channel and first report."""
     for _ in range(ATTEMPTS):
-        status, theirs = _socket_pair(socket.SOCK_SEQPACKET)
+        status, theirs = socket_pair(socket.SOCK_SEQPACKET)
         try:
             with theirs:
                 server = _request([fds[0], theirs.fileno(), *fds[1:]], modules)
@@ -504,13 +508,6 @@ def _fork(fds: list[int], modules: Modules) -> tuple[socket.socket, Report]:
         f"no process was started: {ATTEMPTS} fork servers in a row ended before they could, the "
         f"last with exit code {exitcode}. They had to preload {names}."
     )
-
-
-def _socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    ours.setblocking(True)  # whatever the program's default timeout
-    theirs.setblocking(True)
-    return ours, theirs
 
 
 def _after_fork_in_child() -> None:

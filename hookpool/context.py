@@ -199,7 +199,10 @@ def _start_tracker() -> None:
         return  # there locks have no names, and nobody tracks them
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()
+    from hookpool._streams import filled
+
+    with filled():  # it does not start where a standard stream is closed
+        resource_tracker.ensure_running()
 
 
 def stop() -> None:

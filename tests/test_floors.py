@@ -55,6 +55,7 @@ FLOORS = [
         "_cpus",
     ],
     ["_alarm", "_memory", "_met", "_raised", "_records", "_spin"],
+    ["_streams"],
 ]
 FLOOR = {name: len(FLOORS) - 1 - n for n, names in enumerate(FLOORS) for name in names}
 
