@@ -80,12 +80,21 @@ def module(name: str) -> ModuleType:
 class _Namespace:
     """The one namespace of an owner's module in a worker."""
 
-    __slots__ = ("applied", "module")
+    __slots__ = ("applied", "found", "module")
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
         # Name -> (number of the definition that brought it, stamp of the value it brought).
         self.applied: dict[str, tuple[int, object]] = {}
+        # Name -> the class that is to be found there: it came, but nobody has written the name.
+        self.found: dict[str, Any] = {}
+
+    def is_free(self, name: str) -> bool:
+        """Whether neither the owner nor a task has written the name."""
+        space = self.module.__dict__
+        if name not in space:
+            return True
+        return name not in self.applied and space[name] is self.found.get(name, _ABSENT)
 
 
 class _Loading(threading.local):
@@ -145,10 +154,10 @@ def shared_namespace(name: str, package: str | None = None) -> ModuleType:
     space = _namespaces.get(name)
     if space is None:
         home = sys.modules["__main__"] if name == "__main__" else namespace(name, package)
-        if package and not home.__package__:
-            home.__package__ = package  # the owner was started by ``python -m package.module``
         space = _namespaces.setdefault(name, _Namespace(home))
         _by_globals[id(space.module.__dict__)] = space
+    if package and not space.module.__package__:
+        space.module.__package__ = package  # the owner was started by ``python -m package.module``
     return space.module
 
 
@@ -522,11 +531,29 @@ def make_class(
                 object.__setattr__(one, "_name_", key)
             type.__setattr__(made, "_member_map_", instances)
         cls = identify(Identity(token, made, is_ours=False), made)
+        if _in_worker and body["__module__"] == "__main__":
+            _let_find(cls, body["__qualname__"])
     elif rebased:
         _rebase(cls, bases, rebased)
     if loading.classes is not None:
         loading.classes.append(cls)
     return cls
+
+
+def _let_find(cls: Any, name: str) -> None:
+    """Have a class of the main module where plain pickle looks for it, as far as that is free.
+
+    Its instances come without its name, which a task need not know: `pickle.dumps` of one would
+    work or not, depending on what has run there before.
+    """
+    if "." in name or name in builtins.__dict__:
+        # An attribute of another class, or local; or what would be in the way of a builtin, where
+        # its owner may have it under another name, or none.
+        return
+    space = shared_namespace("__main__").__dict__
+    shared = _by_globals[id(space)]
+    if shared.is_free(name):
+        space[name] = shared.found[name] = cls
 
 
 def _rebase(cls: Any, bases: tuple[type, ...], version: int) -> None:

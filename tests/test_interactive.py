@@ -54,6 +54,30 @@ def test_the_program_itself_runs_only_once(mode: str, tmp_path: Path):
 
 
 @in_every_mode
+def test_a_task_may_pickle_instances_of_what_main_defines(mode: str):
+    """By plain pickle, as joblib's `Memory` does, and whatever the worker has met before."""
+    check(
+        mode,
+        """
+        import pickle
+        from hookpool import HookPoolExecutor
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+
+        def again(point):
+            return pickle.loads(pickle.dumps(point))
+
+        with HookPoolExecutor(max_workers=1) as pool:
+            point = pool.submit(again, Point(1)).result()
+            print(point.x, type(point) is Point)  # -> 1 True
+
+        """,
+    )
+
+
+@in_every_mode
 def test_what_is_defined_again_is_sent_again(mode: str):
     """The everyday life of a prompt or notebook: try, correct, try again, with one pool open."""
     check(

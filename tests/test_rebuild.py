@@ -6,6 +6,7 @@ import gc
 import pickle
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from hookpool import _rebuild, reduction
 from hookpool._worker_pickler import worker_dumps
 from tests.elsewhere import Elsewhere, RaisedElsewhere
+from tests.processes import run_python
 
 HERE = sys.modules[__name__]
 pytestmark = pytest.mark.usefixtures("by_value")
@@ -103,6 +105,71 @@ def test_a_class_is_known_for_as_long_as_it_lives() -> None:
 def test_a_class_sent_by_its_token_alone_must_be_there() -> None:
     with pytest.raises(pickle.UnpicklingError, match=r"some\.Class was sent by its identity"):
         _rebuild.known_class("some.Class#0.1")
+
+
+def of_main(name: str, **attributes: Any) -> Any:
+    return type(name, (), {"__module__": "__main__", **attributes})
+
+
+def is_pickled_by_name(obj: object) -> bool:
+    return type(pickle.loads(pickle.dumps(obj))) is type(obj)
+
+
+def found_in_main(name: str) -> Any:
+    return vars(sys.modules["__main__"]).get(name)
+
+
+def test_a_class_of_main_that_has_come_is_found_by_name(worker: Elsewhere) -> None:
+    for _ in range(2):  # the second in the place of the first
+        assert call(worker, is_pickled_by_name, of_main("Made")())
+
+
+def test_where_a_task_has_written_that_name_it_stays(worker: Elsewhere) -> None:
+    first = of_main("Written")
+    assert call(worker, is_pickled_by_name, first())
+    call(worker, lambda: setattr(sys.modules["__main__"], "Written", None))
+    call(worker, id, first())
+    call(worker, id, of_main("Written")())
+    assert call(worker, lambda: "Written" in vars(sys.modules["__main__"]))
+    assert call(worker, found_in_main, "Written") is None
+
+
+def test_a_class_is_not_in_the_way_of_a_builtin(worker: Elsewhere) -> None:
+    """As a named tuple that a function makes: its qualified name does not say that it is local."""
+    call(worker, id, of_main("len")())
+    assert call(worker, found_in_main, "len") is None
+
+
+def test_a_local_class_is_found_nowhere(worker: Elsewhere) -> None:
+    call(worker, id, of_main("Local", __qualname__="f.<locals>.Local")())
+    assert call(worker, lambda: [n for n in vars(sys.modules["__main__"]) if "Local" in n]) == []
+
+
+OWNER_WRITES = """
+import hookpool, pickle
+def again(obj):
+    return pickle.loads(pickle.dumps(obj))
+class Point:
+    pass
+with hookpool.HookPoolExecutor(1) as pool:
+    assert type(pool.submit(again, Point()).result()) is Point
+    point, Point = Point, 42
+    assert pool.submit(lambda: Point).result() == 42
+    assert pool.submit(lambda point: Point, point()).result() == 42
+    del Point
+    Fresh = type("Other", (), {})
+    pool.submit(again, Fresh()).result()  # there it is Other
+    Other = "the owner's"
+    assert pool.submit(lambda: Other).result() == "the owner's"
+    pool.submit(again, type("Third", (), {})()).result()
+    pool.submit(type, type("Other", (), {})()).result()
+    assert pool.submit(lambda: Other).result() == "the owner's"
+"""
+
+
+def test_what_the_owner_writes_is_there_instead(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(OWNER_WRITES)
+    run_python(str(tmp_path / "program.py"))
 
 
 def test_a_raw_class_is_made_without_anybodys_class_creation_code() -> None:
