@@ -1,8 +1,8 @@
 """The receiving side for odd objects: what the plans of `_objects` name in a pickle.
 
 Everything is called by the unpickler, in the thread that loads, and depends on nothing but its
-arguments; sentinels, type and context variables alone are remembered, to be one object per
-process.
+arguments; sentinels, type and context variables, new types and type aliases alone are remembered,
+to be one object per process.
 """
 
 from __future__ import annotations
@@ -123,6 +123,43 @@ def type_variable(
     return known
 
 
+def new_type(token: str, kind: Any) -> Any:
+    """A `typing.NewType`, one object per process; `fill_new_type` brings what it says."""
+    known = object_of(token)
+    if known is None:
+        made = kind.__new__(kind)
+        known = identify(Identity(token, made, is_ours=False), made)
+    return known
+
+
+def fill_new_type(made: Any, attributes: dict[str, Any]) -> None:
+    """Bring a new type its attributes; those that it has here stay."""
+    for name, value in attributes.items():
+        made.__dict__.setdefault(name, value)
+
+
+# Type aliases cannot be referred to weakly. Each is a statement of a program, so they are few; but
+# who makes one per task shall not have all of them for ever.
+_ALIASES_KEPT = 4096
+_aliases: dict[str, Any] = {}  # by token
+_tokens_of_aliases: dict[int, str] = {}  # by id: of those
+
+
+def token_of_alias(alias: Any) -> str | None:
+    """What an alias was called when it last crossed."""
+    return _tokens_of_aliases.get(id(alias))
+
+
+def keep_alias(token: str, alias: Any) -> str:
+    """Have an alias known by this token, unless it has got one meanwhile; returns that."""
+    while len(_aliases) >= _ALIASES_KEPT:
+        oldest = _aliases.pop(next(iter(_aliases)), None)
+        _tokens_of_aliases.pop(id(oldest), None)
+    token = _tokens_of_aliases.setdefault(id(alias), token)
+    _aliases[token] = alias
+    return token
+
+
 class _AliasValue:
     """What a type alias stands for, until that is known, if it ever is."""
 
@@ -136,18 +173,31 @@ class _AliasValue:
 _unfilled: dict[int, _AliasValue] = {}  # by id of the alias, which the unpickler holds
 
 
-def generic_alias(name: str, value: Any, parameters: tuple[Any, ...], where: str | None) -> Any:
-    """A `type` alias with parameters."""
+def generic_alias(
+    token: str, name: str, value: Any, parameters: tuple[Any, ...], where: str | None
+) -> Any:
+    """A `type` alias with parameters, one object per process."""
+    known = _aliases.get(token)
+    if known is not None:
+        return known
     import typing
 
     kind = typing.TypeAliasType  # type: ignore[attr-defined]
     space = {"kind": kind, "name": name, "value": value, "parameters": parameters}
     # Its module is that of the globals of whoever makes it.
-    return eval("kind(name, value, type_params=parameters)", {"__name__": where, **space})
+    made = eval("kind(name, value, type_params=parameters)", {"__name__": where, **space})
+    keep_alias(token, made)
+    return made
 
 
-def type_alias(name: str, parameters: tuple[Any, ...], where: str | None) -> Any:
-    """A `type` alias whose value `fill_type_alias` brings, as it may contain the alias."""
+def type_alias(token: str, name: str, parameters: tuple[Any, ...], where: str | None) -> Any:
+    """A `type` alias, one object per process.
+
+    Its value, which may contain it, is brought by `fill_type_alias`.
+    """
+    known = _aliases.get(token)
+    if known is not None:
+        return known
     later = _AliasValue()
     stars = {"TypeVarTuple": "*", "ParamSpec": "**"}
     names = [stars.get(type(one).__name__, "") + one.__name__ for one in parameters]
@@ -156,17 +206,22 @@ def type_alias(name: str, parameters: tuple[Any, ...], where: str | None) -> Any
     exec(f"type {head} = later.value", space)  # the statement alone is evaluated late
     made = space[name]
     _unfilled[id(made)] = later
+    keep_alias(token, made)
     return made
 
 
 def fill_type_alias(made: Any, value: Any) -> None:
-    """Bring a type alias what it stands for."""
-    _unfilled.pop(id(made)).value = value
+    """Bring a type alias what it stands for, if it is a new one."""
+    later = _unfilled.pop(id(made), None)
+    if later is not None:
+        later.value = value
 
 
 def leave_type_alias(made: Any, reason: str) -> None:
     """Let a type alias raise when it is asked for its value, as it did where it came from."""
-    _unfilled.pop(id(made)).reason = reason
+    later = _unfilled.pop(id(made), None)
+    if later is not None:
+        later.reason = reason
 
 
 def weak_reference(kind: Any, obj: Any = None) -> Any:

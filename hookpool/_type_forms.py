@@ -42,13 +42,18 @@ def reduce_type_variable(_: Any, variable: Any) -> Any:
         default = _of_variable(variable, "__default__", arguments)
         if default is not arguments:
             arguments["default"] = default
-    known = _rebuild.identity_of(variable)
+    token = _token(variable, type(variable), arguments)
+    return there.type_variable, (token, _maker(variable, arguments), name, module, arguments)
+
+
+def _token(obj: Any, *contents: Any) -> str:
+    """What a type variable or new type is known by."""
+    known = _rebuild.identity_of(obj)
     while known is None:
-        outline = _classes.outline_of(type(variable), arguments)
-        token = _classes.new_token(module, name, outline)
-        mine = _rebuild.Identity(token, variable, is_ours=True)
-        known = _rebuild.identified(mine, variable)
-    return there.type_variable, (known.token, _maker(variable, arguments), name, module, arguments)
+        outline = _classes.outline_of(*contents)
+        token = _classes.new_token(obj.__module__, obj.__name__, outline)
+        known = _rebuild.identified(_rebuild.Identity(token, obj, is_ours=True), obj)
+    return known.token
 
 
 def _maker(variable: Any, arguments: dict[str, Any]) -> Any:
@@ -169,8 +174,9 @@ _HARMLESS = ATOMS | set(
 def reduce_new_type(_: Any, new_type: Any) -> Any:
     if is_importable(new_type):
         return NotImplemented
-    arguments = (new_type.__name__, new_type.__supertype__)
-    return type(new_type), arguments, vars(new_type), None, None, there.update_dict
+    token = _token(new_type, *_parts(new_type.__supertype__))
+    arguments = (token, type(new_type))
+    return there.new_type, arguments, vars(new_type), None, None, there.fill_new_type
 
 
 def reduce_type_alias(_: Any, alias: Any) -> Any:
@@ -181,29 +187,31 @@ def reduce_type_alias(_: Any, alias: Any) -> Any:
     try:
         value = alias.__value__
     except Exception as error:  # noqa: BLE001 - as above, and there it shall raise as well
-        arguments = (name, parameters, module)
+        arguments = (_token_of_alias(alias, str(error)), name, parameters, module)
         return there.type_alias, arguments, str(error), None, None, there.leave_type_alias
-    if parameters and not _mentions(value, alias):
-        return there.generic_alias, (name, value, parameters, module)
+    parts = _parts(value)
+    token = _token_of_alias(alias, *parts)
+    if parameters and not any(part is alias for part in parts):
+        return there.generic_alias, (token, name, value, parameters, module)
     # The value comes as state, as it may contain the alias.
-    arguments = (name, parameters, module)
-    return (
-        there.type_alias,
-        arguments,
-        value,
-        None,
-        None,
-        there.fill_type_alias,
-    )
+    arguments = (token, name, parameters, module)
+    return there.type_alias, arguments, value, None, None, there.fill_type_alias
 
 
-def _mentions(annotation: Any, alias: Any) -> bool:
-    found, met = [annotation], set()
-    while found:
-        one = found.pop()
-        if one is alias:
-            return True
-        if id(one) not in met:
-            met.add(id(one))
-            found += (getattr(one, "__origin__", None), *getattr(one, "__args__", ()))
-    return False
+def _token_of_alias(alias: Any, *contents: Any) -> str:
+    known = there.token_of_alias(alias)
+    if known is not None:
+        return known
+    outline = _classes.outline_of(*contents)
+    return there.keep_alias(_classes.new_token(alias.__module__, alias.__name__, outline), alias)
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """What an annotation consists of: itself, what it is an alias of, and what of, and theirs."""
+    found, met = [annotation], {id(annotation)}
+    for one in found:
+        for part in (getattr(one, "__origin__", None), *getattr(one, "__args__", ())):
+            if id(part) not in met:
+                met.add(id(part))
+                found.append(part)
+    return found

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import pickle
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hookpool import _rebuild, reduction
+from hookpool import _rebuild, _rebuild_objects, reduction
 from hookpool._worker_pickler import worker_dumps
 from tests.elsewhere import Elsewhere, RaisedElsewhere
 from tests.processes import run_python
@@ -105,6 +106,55 @@ def test_a_class_is_known_for_as_long_as_it_lives() -> None:
 def test_a_class_sent_by_its_token_alone_must_be_there() -> None:
     with pytest.raises(pickle.UnpicklingError, match=r"some\.Class was sent by its identity"):
         _rebuild.known_class("some.Class#0.1")
+
+
+def stays_one(worker: Elsewhere, obj: Any) -> bool:
+    """Whether an object is one object in the worker, pickle after pickle, and here again."""
+    call(worker, put, obj)
+    is_one: bool = call(worker, lambda one: get() is one and {get(): 1}[one], obj)
+    return is_one and call(worker, get) is obj and call(worker, lambda: get()) is obj
+
+
+def test_a_new_type_is_one_object_per_process(worker: Elsewhere) -> None:
+    users, others = typing.NewType("User", int), typing.NewType("User", int)
+    assert stays_one(worker, users)
+    call(worker, lambda one: setattr(one, "note", "the worker's"), users)
+    assert call(worker, lambda one: (one.note, one.__supertype__), users) == ("the worker's", int)
+    assert stays_one(worker, others)
+
+
+ALIASES = [
+    "type Alias = int | str",
+    "type Alias[T] = list[T]",
+    "type Alias = dict[str, Alias]",
+    "type Alias[T] = list[Alias[T]]",
+    "type Alias = unknown",
+]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a statement of 3.12")
+@pytest.mark.parametrize("source", ALIASES)
+def test_a_type_alias_is_one_object_per_process(worker: Elsewhere, source: str) -> None:
+    spaces: list[dict[str, Any]] = [{"__name__": __name__}, {"__name__": __name__}]
+    for space in spaces:
+        exec(source, space)
+        assert stays_one(worker, space["Alias"])
+    if "T" in source:
+        alias = spaces[0]["Alias"]
+        assert call(worker, lambda one, whole: typing.get_origin(one) is whole, alias[int], alias)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a statement of 3.12")
+def test_aliases_without_end_are_not_all_kept(
+    worker: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_rebuild_objects, "_ALIASES_KEPT", 3)
+    space: dict[str, Any] = {"__name__": __name__}
+    for _ in range(5):
+        exec(ALIASES[0], space)
+        assert stays_one(worker, space["Alias"])
+    assert len(_rebuild_objects._aliases) <= 3
+    assert len(_rebuild_objects._tokens_of_aliases) <= 3
 
 
 def of_main(name: str, **attributes: Any) -> Any:
