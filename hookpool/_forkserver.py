@@ -425,14 +425,23 @@ class _Nothing:
         )
 
 
-def enter_child() -> None:
-    from hookpool import _rebuild  # not for the owner, which starts a server first
+def enter_child(file: str | None = None) -> None:
+    """Args: the file of the caller's main module."""
+    # Not for the owner, which starts a server first.
+    from importlib.machinery import ModuleSpec
+
+    from hookpool import _rebuild
 
     # The main module is whatever the definitions sent here make of it, never the caller's file,
     # and not the command line that started this interpreter either.
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
-    main.__loader__ = _Nothing()  # type: ignore[assignment]
+    # By this name multiprocessing leaves the main module of this one's children alone; by the file
+    # it would run that there.
+    main.__spec__ = ModuleSpec("__main__", _Nothing())  # type: ignore[arg-type]
+    main.__loader__ = main.__spec__.loader
+    if file is not None:
+        main.__file__ = file  # for who asks where classes are from
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     _rebuild.enter_worker()
 
@@ -442,9 +451,10 @@ def enter_forked_child(
     mask: set[int],
     ignored: set[int],
     streams: dict[int, Any],
+    file: str | None = None,
     folder: InheritedFd | None = None,
 ) -> None:
-    enter_child()
+    enter_child(file)
     if folder is not None:
         os.fchdir(folder.detach())
         os.close(folder.detach())

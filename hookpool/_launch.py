@@ -111,13 +111,13 @@ class _Call:
 
 
 def _preparation(name: str) -> dict[str, object]:
-    return {**_basics(name), "hookpool": _Call(enter_child)}
+    return {**_basics(name), "hookpool": _Call(enter_child, _main_file())}
 
 
 def _forked_preparation(name: str, popen: ForkedPopen) -> dict[str, object]:
     data = _basics(name)
     folder = None if "dir" in data else popen.working_directory()
-    return {**data, "hookpool": _Call(enter_forked_child, *_surroundings(), folder)}
+    return {**data, "hookpool": _Call(enter_forked_child, *_surroundings(), _main_file(), folder)}
 
 
 def _basics(name: str) -> dict[str, object]:
@@ -166,6 +166,11 @@ def _server_preparation(name: str) -> dict[str, object]:
     for setting in ("log_level", "log_to_stderr"):
         data.pop(setting, None)
     return data
+
+
+def _main_file() -> str | None:
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return file if type(file) is str else None
 
 
 def _surroundings() -> tuple[dict[str, str], set[int], set[int], dict[int, Any]]:

@@ -158,6 +158,8 @@ def shared_namespace(name: str, package: str | None = None) -> ModuleType:
         _by_globals[id(space.module.__dict__)] = space
     if package and not space.module.__package__:
         space.module.__package__ = package  # the owner was started by ``python -m package.module``
+        if space.module.__spec__ is not None:  # imports compare the two
+            space.module.__spec__.name = f"{package}.__main__"
     return space.module
 
 

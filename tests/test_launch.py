@@ -257,6 +257,59 @@ def test_a_spawned_child_is_in_the_removed_directory_as_well(starts_anywhere: No
     run_python("-c", source + REMOVED_FROM_THE_START)
 
 
+MAIN_FILE = """
+import inspect, multiprocessing, sys, hookpool
+from tests.launching import in_child
+
+class Thing:
+    def method(self):
+        return 1
+
+def look():
+    return inspect.getsource(Thing), inspect.getfile(Thing), sys.modules["__main__"].__file__
+
+def look_in_child():
+    return in_child(look)
+
+def spawn():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(abs, (-1,))
+
+print("run")
+assert "return 1" in look()[0]
+with hookpool.HookPoolExecutor(1) as pool:
+    assert pool.submit(look).result() == look()
+    assert pool.submit(look_in_child).result() == look()
+    assert pool.submit(spawn).result() == 1
+    assert "empty in a process" in pool.submit(lambda: repr(sys.modules["__main__"])).result()
+"""
+
+
+def test_the_main_module_has_its_file_and_nobody_runs_it_again(tmp_path: Path) -> None:
+    """The spawned children of a worker would, in a program that has no guard against it."""
+    program = tmp_path / "program.py"
+    program.write_text(MAIN_FILE)
+    assert run_python(str(program)) == "run\n"
+
+
+RELATIVE = """
+import hookpool
+def far():
+    from .other import value
+    return value
+with hookpool.HookPoolExecutor(1) as pool:
+    print(pool.submit(far).result())
+"""
+
+
+def test_a_task_imports_relatively_without_a_warning(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    for name, text in {"__init__": "", "other": "value = 42", "main": RELATIVE}.items():
+        (package / f"{name}.py").write_text(text)
+    assert run_python("-W", "error", "-m", "package.main", cwd=tmp_path) == "42\n"
+
+
 UNUSUAL_MAIN = """
 import os, sys, tempfile
 from hookpool import _launch
