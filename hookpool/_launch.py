@@ -219,7 +219,11 @@ class SpawnedPopen(stdlib_popen.Popen):
     if sys.platform == "win32":
         __init__ = rebound(stdlib_popen.Popen.__init__, **_OURS)
     else:
-        _launch = rebound(stdlib_popen.Popen._launch, **_OURS)  # type: ignore[attr-defined]
+        _spawn = rebound(stdlib_popen.Popen._launch, **_OURS)  # type: ignore[attr-defined]
+
+        def _launch(self, process_obj: BaseProcess) -> None:
+            with filled():
+                self._spawn(process_obj)
 
 
 # --- the fork server, owner's side ---------------------------------------------------------------

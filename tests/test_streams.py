@@ -69,6 +69,18 @@ def test_everything_works_with_closed_streams(fds: tuple[int, ...], from_the_sta
         run_python("-c", CLOSE.format(fds=fds, then=then))
 
 
+SPAWNED = """
+from hookpool import _launch
+_launch.HAVE_FORK_SERVER = False
+process()
+"""
+
+
+@pytest.mark.parametrize("fds", [(0,), (1,), (0, 1), (0, 1, 2)])
+def test_spawned_children_write_to_nothing_of_ours(fds: tuple[int, ...]) -> None:
+    run_python("-c", CLOSE.format(fds=fds, then=PROGRAM + SPAWNED))
+
+
 OWNER_WRITES = """
 import errno, hookpool
 with hookpool.HookPoolExecutor(1) as pool:
