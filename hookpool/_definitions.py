@@ -28,6 +28,7 @@ from hookpool._phases import reduce_class
 from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import is_registered, plans, table_with
 from hookpool._records import Record
+from hookpool._sentinels import with_sentinels
 from hookpool._ticket import HandedOnce, Tickets, refuse_ticket, ticketed
 from hookpool._worker_pickler import TaskPickler, WorkerPickler, stands_for_itself
 from hookpool.reduction import Probe, Table, raise_explained, take
@@ -262,7 +263,7 @@ class Ledger:
 
         now = watch(fn)  # before it is pickled: what changes in between shows next time
         parts = {"the function": fn}
-        packet = self._written(_LedgerPickler, fn, parts, self._sharing(), table, True)
+        packet = self._written(_DefinitionPickler, fn, parts, self._sharing(), table, True)
         data, captures = packet.data, packet.notes.captures if packet.notes else {}
         known = self._functions.get(id(fn))
         # Without the lock: it may be gigabytes that are compared.
@@ -644,7 +645,21 @@ class _ProbeForMany(Probe):
     meet_ticket = staticmethod(refuse_ticket)
 
 
-class _ClassPickler(_LedgerPickler):
+class _DefinitionPickler(_LedgerPickler):
+    """Writes what stays in a worker."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reducer_override = with_sentinels(self.reducer_override)
+
+    def settled(self, value: Any) -> Any:
+        """The hook sees them all."""
+        return value
+
+
+class _ClassPickler(_DefinitionPickler):
     """Writes one class in full, and with it the new ones it refers to.
 
     These may refer back to it: had each a definition of its own, neither could be loaded first.

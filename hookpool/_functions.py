@@ -170,6 +170,8 @@ def _whole(
     for module in modules:
         submodules = _with_submodules(submodules, known, module)
     body, home = known.data or known.body(fn.__code__), _home(pickler, fn)
+    if pickler.shares_namespaces and (own or captured):
+        own, captured = _settled(pickler, own, captured)
     if submodules or stamps:
         return body, home, captured or None, cells, own, submodules, stamps
     if own:
@@ -177,6 +179,19 @@ def _whole(
     if cells:
         return body, home, captured or None, cells
     return (body, home, captured) if captured else (body, home)
+
+
+def _settled(pickler: Any, own: Any, captured: Any) -> tuple[Any, Any]:
+    """The defaults and globals of a function, as a pickler for workers is to write them."""
+    settled = pickler.settled
+    if type(own) is dict:
+        if defaults := own.get("__defaults__"):
+            own["__defaults__"] = tuple(map(settled, defaults))
+        if defaults := own.get("__kwdefaults__"):
+            own["__kwdefaults__"] = {name: settled(one) for name, one in defaults.copy().items()}
+    if captured:
+        captured = {name: settled(value) for name, value in captured.items()}
+    return own, captured
 
 
 def _is_safe(
@@ -472,6 +487,8 @@ class _State:
         if own is not None:
             self._look(known, fn.__defaults__ or ())
             self._look(known, fn.__dict__.values())
+        if pickler.shares_namespaces:
+            self.attributes, self.captured = _settled(pickler, own, self.captured)
         self.reached.reverse()
 
     def values(self) -> tuple[Any, ...]:

@@ -346,6 +346,15 @@ def module_attribute(name: str, attribute: str) -> Any:
     return getattr(importlib.import_module(name), attribute)
 
 
+def lone(token: str, cls: Any) -> Any:
+    """An instance without state: the one that this process has, or a new one."""
+    found = object_of(token)
+    if type(found) is cls:
+        return found
+    made = object.__new__(cls)
+    return identify(Identity(token, made, is_ours=False), made)
+
+
 sentinels: dict[tuple[str, str], object] = {}
 
 

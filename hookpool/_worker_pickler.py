@@ -20,6 +20,7 @@ from hookpool._handle import reduce_by_number
 from hookpool._importable import is_importable, is_module_importable
 from hookpool._met import STAMPS
 from hookpool._plain import ATOMS
+from hookpool._sentinels import Lone, is_sentinel, with_sentinels
 from hookpool.reduction import HookPickler, ReusablePickler, dumps_by, gathered, write
 
 TYPE_CHECKING = False
@@ -62,6 +63,10 @@ class WorkerPickler(HookPickler):
             known = stamps[id(value)] = _stamp(value, self.digest, self.table), value
         stamp: bytes = known[0]
         return stamp
+
+    def settled(self, value: Any) -> Any:
+        """What a function has as a default or a global, or what stands for it."""
+        return Lone(value) if is_sentinel(value) else value
 
     def digest(self, buffer: pickle.PickleBuffer) -> bytes:
         """What tells the content of a large buffer from another."""
@@ -111,6 +116,10 @@ class _StampPickler(ReusablePickler):
         return self.no_globals
 
     is_stamping = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reducer_override = with_sentinels(self.reducer_override)
 
     def reduce_class(self, cls: Any) -> Any:
         """The identity of a class, and its version and those of all that is written with it."""

@@ -35,7 +35,7 @@ FLOORS = [
     ["_reach"],
     ["_functions", "_arena"],
     ["_objects", "_borrowed"],
-    ["_containers", "_exceptions", "_type_forms"],
+    ["_containers", "_exceptions", "_sentinels", "_type_forms"],
     ["_classes", "_handle", "_link", "_rebuild_objects", "_ticket", "_wire"],
     ["_callables"],
     ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_slots"],  # 0

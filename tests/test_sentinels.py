@@ -1,0 +1,184 @@
+"""Instances without state are one object in a worker, whichever pickles bring them there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from hookpool import _sentinels
+from tests.elsewhere import Elsewhere
+from tests.test_definitions import Pool
+
+pytestmark = pytest.mark.usefixtures("by_value")
+
+
+class Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISSING = Missing()
+OPTIONS = {"a": MISSING, "b": [MISSING]}
+
+
+def default(value: Any = MISSING) -> Any:
+    return value is MISSING
+
+
+def keyword(*, value: Any = MISSING) -> Any:
+    return value is MISSING
+
+
+def plain(value=MISSING):  # type: ignore[no-untyped-def]
+    return value is MISSING
+
+
+class Field:
+    default = MISSING
+    table: ClassVar[Any] = {"a": MISSING}
+
+    def get(self, value: Any = MISSING) -> Any:
+        return value is MISSING
+
+
+def closure() -> Any:
+    missing = MISSING
+    return lambda: missing is MISSING
+
+
+CLOSURE = closure()
+
+PROBES = {
+    "default": lambda: default(),
+    "keyword": lambda: keyword(),
+    "plain": lambda: plain(),
+    "attribute": lambda: Field.default is MISSING,
+    "table of a class": lambda: Field.table["a"] is MISSING,
+    "default of a method": lambda: Field().get(),
+    "table": lambda: OPTIONS["a"] is MISSING is OPTIONS["b"][0],
+    "closure": lambda: CLOSURE(),
+}
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with Elsewhere(worker=True) as one:
+        yield Pool(one)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_sentinel_is_one_object_with_the_first_function_and_the_second(
+    pool: Pool, probe: str
+) -> None:
+    assert pool.run(PROBES[probe]) is True
+    assert pool.run(lambda: (MISSING, PROBES[probe]())[1]) is True
+    assert pool.run(PROBES[probe]) is True
+
+
+@pytest.mark.parametrize("is_forward", [True, False])
+def test_it_is_one_object_in_any_order(pool: Pool, is_forward: bool) -> None:
+    names = list(PROBES) if is_forward else list(reversed(PROBES))
+    assert {name: pool.run(PROBES[name]) for name in names} == dict.fromkeys(names, True)
+
+
+def test_functions_among_the_arguments_have_the_same_one(pool: Pool) -> None:
+    assert pool.run(lambda: default()) is True
+    for fn in (default, keyword, plain):
+        assert pool.run(lambda fn: fn(), fn) is True
+        assert pool.run(lambda fns: [fn() for fn in fns], [fn, default]) == [True, True]
+
+
+def test_arguments_are_copies(pool: Pool) -> None:
+    def mark(one: Any) -> Any:
+        before = len(vars(one))
+        one.mark = 1
+        return before, one is MISSING
+
+    assert [pool.run(mark, MISSING) for _ in range(2)] == [(0, False), (0, False)]
+    assert pool.run(lambda: len(vars(MISSING))) == 0
+
+
+def test_another_one_of_its_class_is_another_one(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = MISSING
+
+    def has_old(value: Any = old) -> Any:
+        return value is MISSING
+
+    assert pool.run(has_old) is True
+    monkeypatch.setattr(sys.modules[__name__], "MISSING", Missing())
+
+    assert pool.run(has_old) is False
+    assert pool.run(lambda value=MISSING: value is MISSING) is True
+
+
+def test_those_of_a_loop_do_not_become_one(pool: Pool) -> None:
+    def counting(one: Any) -> Any:
+        def count() -> int:
+            one.count = getattr(one, "count", 0) + 1
+            return one.count
+
+        return count
+
+    assert [pool.run(counting(Missing())) for _ in range(3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("holder", ["default", "closure"])
+def test_what_has_a_state_is_copied_with_each_function(pool: Pool, holder: str) -> None:
+    one = Missing()
+    one.count = 0  # type: ignore[attr-defined]
+
+    def made() -> Any:
+        if holder == "default":
+
+            def count(one: Any = one) -> int:
+                one.count += 1
+                return one.count
+        else:
+
+            def count() -> int:
+                one.count += 1  # type: ignore[attr-defined]
+                return one.count  # type: ignore[attr-defined]
+
+        return count
+
+    assert [pool.run(made()) for _ in range(3)] == [1, 1, 1]
+
+
+class Slotted:
+    __slots__ = ("a",)
+
+
+class Made:
+    def __new__(cls) -> Made:
+        return super().__new__(cls)
+
+
+class Reduced:
+    def __reduce__(self) -> str:
+        return "REDUCED"
+
+
+class Text(str):
+    pass
+
+
+@pytest.mark.parametrize(
+    "obj", [Slotted(), Made(), Reduced(), Text(), 1, None, Missing, Exception(), [], len]
+)
+def test_these_are_none(obj: Any) -> None:
+    assert not _sentinels.is_sentinel(obj)
+
+
+def test_an_instance_with_an_attribute_is_none() -> None:
+    one = Missing()
+    assert _sentinels.is_sentinel(one)
+    one.a = 1  # type: ignore[attr-defined]
+    assert not _sentinels.is_sentinel(one)
