@@ -33,7 +33,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hookpool import errors
-from hookpool._definitions import Definition, Ledger, Packet, Reference
+from hookpool._definition import Definition, Reference
+from hookpool._definitions import Ledger, Packet
 from hookpool._plans import table_with
 from hookpool._raised import summary_of
 from hookpool._shelf import Tabled

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hookpool._buffers import Exchange
     from hookpool._channel import Channel
-    from hookpool._definitions import Definition
+    from hookpool._definition import Definition
     from hookpool._events import Span
     from hookpool._task import Work
     from hookpool._wire import Buffer

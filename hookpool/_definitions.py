@@ -16,21 +16,28 @@ import pickle
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from hookpool import _rebuild
 from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
 from hookpool._classes import versions_of
-from hookpool._handle import Handle, Owner, reduce_by_number, refuse_stranger
-from hookpool._importable import function_home
-from hookpool._phases import reduce_class
+from hookpool._definition import Definition, Forgotten
+from hookpool._handle import Handle, Owner, refuse_stranger
+from hookpool._noting import (
+    ABSENT,
+    Capture,
+    Captures,
+    ClassPickler,
+    DefinitionPickler,
+    LedgerPickler,
+    Notes,
+    ProbeForMany,
+)
 from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import is_registered, plans, table_with
-from hookpool._records import Record
-from hookpool._sentinels import with_sentinels
-from hookpool._ticket import HandedOnce, Tickets, refuse_ticket, ticketed
-from hookpool._worker_pickler import TaskPickler, WorkerPickler, stands_for_itself
+from hookpool._ticket import HandedOnce, ticketed
+from hookpool._worker_pickler import WorkerPickler, stands_for_itself
 from hookpool.reduction import Probe, Table, raise_explained, take
 
 TYPE_CHECKING = False
@@ -47,72 +54,15 @@ KEPT = 4096
 # a result may name one by its identity alone.
 KEPT_BYTES = 64 << 20
 
+# The definition of a function up to so many bytes is also that of the classes in it: a worker may
+# need it for one of them alone. The classes in a longer one come with it each time.
+_SHORT_ENOUGH = 1 << 16
+
 # Of arguments up to so many it is worth a look whether they need a hook at all.
 _SHORT = 8
 
 # How often a function is pickled whose globals other threads go on changing meanwhile.
 _TRIES = 10
-
-_ABSENT = object()
-
-
-class Definition:
-    """A function or class under a number, and what a worker must have before it.
-
-    Attributes:
-        number: greater than 0; later definitions have greater numbers.
-        data: what `Shelf.define` takes, or a parcel for as many workers as there are.
-        needs: all definitions it refers to, each after those that it needs itself.
-        is_for_each: whether it is not a function or class but what each task gets a copy of.
-    """
-
-    __slots__ = (
-        "__weakref__", "_classes", "_forgotten", "data", "is_for_each", "needs", "number",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        number: int,
-        data: bytes | Parcel,
-        needs: tuple[Definition, ...],
-        classes: tuple[Any, ...],
-        forgotten: Forgotten,
-        is_for_each: bool = False,
-    ) -> None:
-        self.number = number
-        self.data = data
-        self.needs = needs
-        self.is_for_each = is_for_each
-        # A result may name a class by its token alone: it must not be gone by then.
-        self._classes = classes
-        self._forgotten = forgotten
-
-    def __del__(self) -> None:
-        self._forgotten.append(self.number)
-        if type(self.data) is Parcel:
-            self._forgotten.wake()
-
-    def __repr__(self) -> str:
-        return f"<Definition {self.number}, {len(self.data)} bytes>"
-
-
-class Reference:
-    """Stands in a pickle for a function that has a definition, which the pickle then needs."""
-
-    __slots__ = ("_number",)
-
-    def __init__(self, definition: Definition) -> None:
-        self._number = definition.number
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild.known_function, (self._number,)
-
-
-class Forgotten(deque[int]):
-    """Numbers that mean nothing any more; only ever appended to, by finalizers."""
-
-    #: Called when it should not wait until the next task is sent that workers hear of it.
-    wake: Callable[[], None] = staticmethod(lambda: None)
 
 
 class Packet:
@@ -121,44 +71,12 @@ class Packet:
     __slots__ = ("data", "needs", "notes")
 
     def __init__(
-        self, data: Any, needs: tuple[Definition, ...] = (), notes: _Notes | None = None
+        self, data: Any, needs: tuple[Definition, ...] = (), notes: Notes | None = None
     ) -> None:
         #: Bytes, or a parcel if it is large.
         self.data = data
         self.needs = needs
         self.notes = notes  # for the ledger that made it
-
-
-class _Capture(Record):
-    """What a global name meant when it was pickled."""
-
-    space: dict[str, Any]
-    value: Any  # the value, if it stands for itself; _ABSENT if there was none
-    stamp: bytes | None
-
-
-#: By module and name.
-_Captures = dict[tuple[str, str], _Capture]
-
-
-class _Notes:
-    """What a ledger's pickler has met on the way.
-
-    Attributes:
-        captures: what global names meant.
-        needs: the definitions referred to, by number.
-        inside: the classes that were written in full and their versions, by id: a metaclass may
-            forbid hashing.
-        tickets: those in the pickle, which then is for one receiver only.
-    """
-
-    __slots__ = ("captures", "inside", "needs", "tickets")
-
-    def __init__(self) -> None:
-        self.tickets: Tickets | None = None
-        self.captures: _Captures = {}
-        self.needs: dict[int, Definition] = {}
-        self.inside: dict[int, tuple[Any, tuple[int, ...]]] = {}
 
 
 class _Entry:
@@ -171,7 +89,7 @@ class _Entry:
         ref: Callable[[], Any],
         versions: tuple[int, ...],
         definition: Definition,
-        captures: _Captures,
+        captures: Captures,
         watch: Watch | None = None,
         writes: int = 0,
     ) -> None:
@@ -211,7 +129,7 @@ class Ledger:
         self._classes: OrderedDict[int, _Entry] = OrderedDict()
         self._classes_size = 0
         #: What each name of each shared namespace was when it was last written for a worker.
-        self._latest: _Captures = {}
+        self._latest: Captures = {}
         #: How often that has changed.
         self._writes = 0
         #: Ids of functions that have died; appended to by weak references.
@@ -263,8 +181,10 @@ class Ledger:
 
         now = watch(fn)  # before it is pickled: what changes in between shows next time
         parts = {"the function": fn}
-        packet = self._written(_DefinitionPickler, fn, parts, self._sharing(), table, True)
-        data, captures = packet.data, packet.notes.captures if packet.notes else {}
+        packet = self._written(DefinitionPickler, fn, parts, self._sharing(), table, True)
+        data, notes = packet.data, packet.notes or Notes()
+        captures, inside = notes.captures, list(notes.inside.values())
+        new = self._new_classes(inside, table) if len(data) <= _SHORT_ENOUGH else []
         known = self._functions.get(id(fn))
         # Without the lock: it may be gigabytes that are compared.
         if known is not None and (
@@ -281,8 +201,10 @@ class Ledger:
             elif not is_last and _have_moved(captures):
                 return None  # with a later number it would count as newer than what is newer
             else:
-                definition = self._define(data, packet.needs, ())
+                definition = self._define(data, packet.needs, tuple([cls for cls, _ in inside]))
                 self._note(captures)
+                for notes in new:
+                    self._remember_classes(notes, definition)
                 self._bury()
                 ref = weakref.ref(fn, self._mourn(id(fn), type(data) is Parcel))
             entry = _Entry(ref, (), definition, captures, now, self._writes)
@@ -322,9 +244,9 @@ class Ledger:
         sharing = self._copies.sharing(READ_ONLY, 1) if read_only else self._sharing()
         table = self._protecting() if read_only else None
         try:
-            packet = self._written(_LedgerPickler, obj, {"object": obj}, sharing, table, True)
+            packet = self._written(LedgerPickler, obj, {"object": obj}, sharing, table, True)
         except HandedOnce as error:
-            raise_explained(error, {"object": obj}, _ProbeForMany)
+            raise_explained(error, {"object": obj}, ProbeForMany)
         data, notes = packet.data, packet.notes
         with self._lock:
             definition = self._define(data, packet.needs, (), not read_only)
@@ -377,7 +299,7 @@ class Ledger:
                     break
             else:  # of no concern to any hook or table: the C pickler does not ask for these
                 return Packet(pickle.dumps(obj, pickle.HIGHEST_PROTOCOL))
-        packet = self._written(_LedgerPickler, obj, parts or {"object": obj}, self._lender, table)
+        packet = self._written(LedgerPickler, obj, parts or {"object": obj}, self._lender, table)
         if packet.notes is not None and packet.notes.captures:
             with self._lock:
                 self._note(packet.notes.captures)
@@ -385,7 +307,7 @@ class Ledger:
 
     def _written(
         self,
-        kind: type[_LedgerPickler],
+        kind: type[LedgerPickler],
         obj: Any,
         parts: Mapping[str, Any] | None,
         lender: Lender | Sharing,
@@ -417,31 +339,48 @@ class Ledger:
             data = ticketed(data, notes.tickets)
         return Packet(data, tuple(notes.needs.values()), notes)
 
-    def class_definition(self, cls: Any, asking: _LedgerPickler) -> Definition:
+    def class_definition(self, cls: Any, asking: LedgerPickler) -> Definition:
         """The definition of a class in its current version."""
         definition = self.current_definition(cls, asking)
         if definition is not None:
             return definition
         # An error is explained where it is known how the class was come by.
-        packet = self._written(
-            _ClassPickler, cls, None, self._sharing(), asking.table, asking.is_for_many
-        )
-        assert packet.notes is not None
-        captures, inside = packet.notes.captures, packet.notes.inside.values()
+        packet = self._class_written(cls, asking.table, asking.is_for_many)
+        notes = packet.notes
+        assert notes is not None
         with self._lock:
-            classes = tuple(one for one, _ in inside)
+            classes = tuple([one for one, _ in notes.inside.values()])
             definition = self._define(packet.data, packet.needs, classes)
-            self._note(captures)
-            if packet.notes.tickets is not None:
-                return definition  # for the worker that gets this task; the next gets another
-            for one, versions in inside:
-                entry = _Entry(weakref.ref(one), versions, definition, captures)
-                entry.size = len(packet.data) // len(inside)
-                self._classes_size += entry.size
-                self._remember(self._classes, one, entry)
-            while self._classes_size > KEPT_BYTES and len(self._classes) > len(inside):
-                self._forget_oldest(self._classes)
+            self._note(notes.captures)
+            if notes.tickets is None:  # else for the worker that gets this task alone
+                self._remember_classes(notes, definition)
         return definition
+
+    def _class_written(self, cls: Any, table: Table | None, is_for_many: bool) -> Packet:
+        return self._written(ClassPickler, cls, None, self._sharing(), table, is_for_many)
+
+    def _new_classes(
+        self, inside: Iterable[tuple[Any, object]], table: Table | None
+    ) -> list[Notes]:
+        """Of classes that were written with a function, what they alone depend on."""
+        found: list[Notes] = []
+        for cls, _ in inside:
+            if not any(id(cls) in notes.inside for notes in found):
+                notes = self._class_written(cls, table, True).notes
+                assert notes is not None
+                found.append(notes)
+        return found
+
+    def _remember_classes(self, notes: Notes, definition: Definition) -> None:
+        """These classes come with this definition."""
+        inside = notes.inside.values()
+        for cls, versions in inside:
+            entry = _Entry(weakref.ref(cls), versions, definition, notes.captures)
+            entry.size = len(definition.data) // len(inside)
+            self._classes_size += entry.size
+            self._remember(self._classes, cls, entry)
+        while self._classes_size > KEPT_BYTES and len(self._classes) > len(inside):
+            self._forget_oldest(self._classes)
 
     def current_definition(self, cls: Any, asking: WorkerPickler) -> Definition | None:
         """The definition of a class, if there is one and nothing it says has changed."""
@@ -468,13 +407,13 @@ class Ledger:
         number = next(self._numbers)
         return Definition(number, data, needs, classes, self.forgotten, is_for_each)
 
-    def _note(self, captures: _Captures) -> None:
+    def _note(self, captures: Captures) -> None:
         """These values are now written for a worker."""
         if not self._is_latest(captures):
             self._latest.update(captures)
             self._writes += 1
 
-    def _is_latest(self, captures: _Captures) -> bool:
+    def _is_latest(self, captures: Captures) -> bool:
         """Whether no later definition has written other values to these names.
 
         A worker may have that one, and would not take an old number for a reason to go back.
@@ -538,142 +477,27 @@ def _is_same(before: bytes | Parcel, now: bytes | Parcel) -> bool:
     return before == now
 
 
-def _is_equal(before: _Capture | None, now: _Capture) -> bool:
+def _is_equal(before: Capture | None, now: Capture) -> bool:
     if before is None or before.stamp != now.stamp:
         return False
     return now.stamp is not None or _rebuild.is_same(before.value, now.value)
 
 
-def _have_moved(captures: _Captures) -> bool:
+def _have_moved(captures: Captures) -> bool:
     """Whether a name now has another value than what was pickled, as far as values tell."""
     for (_, name), capture in captures.items():
-        value = capture.space.get(name, _ABSENT)
+        value = capture.space.get(name, ABSENT)
         if capture.stamp is None and not _rebuild.is_same(capture.value, value):
             return True
     return False
 
 
-def _is_unchanged(name: str, capture: _Capture, asking: WorkerPickler) -> bool:
-    value = capture.space.get(name, _ABSENT)
+def _is_unchanged(name: str, capture: Capture, asking: WorkerPickler) -> bool:
+    value = capture.space.get(name, ABSENT)
     if capture.stamp is None:
         return _rebuild.is_same(capture.value, value)
     return (
-        value is not _ABSENT
+        value is not ABSENT
         and not stands_for_itself(value)
         and asking.stamp(value) == capture.stamp
     )
-
-
-class _LedgerPickler(TaskPickler):
-    """Writes classes as references to their definitions, and notes what it has met."""
-
-    __slots__ = ("is_for_many", "ledger", "notes", "sharing")
-
-    gathers = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ledger: Ledger | None = None
-        self.notes: _Notes | None = None
-        self.sharing: Sharing | None = None
-        #: Whether more than one task, or worker, is to have it.
-        self.is_for_many = False
-
-    def noted(self) -> _Notes:
-        """The notes on this dump."""
-        if self.notes is None:
-            self.notes = _Notes()
-        return self.notes
-
-    def stamps_of(
-        self, fn: FunctionType, names: tuple[str, ...], captured: dict[str, Any]
-    ) -> dict[str, bytes]:
-        """As for any worker, and noted."""
-        stamps = super().stamps_of(fn, names, captured)
-        home = function_home(fn)
-        if home is not None:
-            space, captures = fn.__globals__, self.noted().captures
-            for name in names:
-                stamp = stamps.get(name)
-                value = captured.get(name, _ABSENT) if stamp is None else None
-                captures[home, name] = _Capture(space, value, stamp)
-        return stamps
-
-    def digest(self, buffer: pickle.PickleBuffer) -> bytes:
-        """As for any worker, but of what was copied before it is known."""
-        return super().digest(buffer) if self.sharing is None else self.sharing.digest(buffer)
-
-    def reduce_class(self, cls: Any) -> Any:
-        """A reference to the definition of the class."""
-        assert self.ledger is not None
-        return self._reference(cls, self.ledger.class_definition(cls, self))
-
-    def reduce_handle(self, handle: Handle) -> Any:
-        """A reference to what was put."""
-        assert self.ledger is not None
-        definition = self.ledger.refer_to(handle)
-        self._need(definition)
-        return reduce_by_number(handle)
-
-    def meet_ticket(self, ticket: Any) -> None:
-        """Refused in what is for many; else noted: a class in which it is, is not for many."""
-        if self.is_for_many:
-            refuse_ticket(ticket)
-        notes = self.noted()
-        if notes.tickets is None:
-            notes.tickets = Tickets()
-        notes.tickets.add(ticket)
-
-    def _reference(self, cls: Any, definition: Definition) -> tuple[Any, ...]:
-        self._need(definition)
-        known = _rebuild.identity_of(cls)
-        assert known is not None
-        return _rebuild.known_class, (known.token, definition.number)
-
-    def _need(self, definition: Definition) -> None:
-        needs = self.noted().needs
-        for needed in definition.needs:
-            needs[needed.number] = needed
-        needs[definition.number] = definition
-
-
-class _ProbeForMany(Probe):
-    """Tries parts of what is written for all workers."""
-
-    __slots__ = ()
-
-    meet_ticket = staticmethod(refuse_ticket)
-
-
-class _DefinitionPickler(_LedgerPickler):
-    """Writes what stays in a worker."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reducer_override = with_sentinels(self.reducer_override)
-
-    def settled(self, value: Any) -> Any:
-        """The hook sees them all."""
-        return value
-
-
-class _ClassPickler(_DefinitionPickler):
-    """Writes one class in full, and with it the new ones it refers to.
-
-    These may refer back to it: had each a definition of its own, neither could be loaded first.
-    """
-
-    __slots__ = ()
-
-    def reduce_class(self, cls: Any) -> Any:
-        """A reference, if there is a definition; otherwise the class itself."""
-        assert self.ledger is not None
-        inside = self.noted().inside
-        if inside:  # it is not the class that is being defined
-            definition = self.ledger.current_definition(cls, self)
-            if definition is not None:
-                return self._reference(cls, definition)
-        inside[id(cls)] = cls, versions_of(cls)
-        return reduce_class(self, cls)

@@ -167,11 +167,11 @@ def _whole(
         cells = found  # all of them are another function's: methods share ``__class__``
     if names:
         stamps = pickler.stamps_of(fn, names, captured)
+    if values and pickler.shares_namespaces:
+        pickler.note((*captured.values(), *_defaults(fn)))
     for module in modules:
         submodules = _with_submodules(submodules, known, module)
     body, home = known.data or known.body(fn.__code__), _home(pickler, fn)
-    if pickler.shares_namespaces and (own or captured):
-        own, captured = _settled(pickler, own, captured)
     if submodules or stamps:
         return body, home, captured or None, cells, own, submodules, stamps
     if own:
@@ -181,17 +181,9 @@ def _whole(
     return (body, home, captured) if captured else (body, home)
 
 
-def _settled(pickler: Any, own: Any, captured: Any) -> tuple[Any, Any]:
-    """The defaults and globals of a function, as a pickler for workers is to write them."""
-    settled = pickler.settled
-    if type(own) is dict:
-        if defaults := own.get("__defaults__"):
-            own["__defaults__"] = tuple(map(settled, defaults))
-        if defaults := own.get("__kwdefaults__"):
-            own["__kwdefaults__"] = {name: settled(one) for name, one in defaults.copy().items()}
-    if captured:
-        captured = {name: settled(value) for name, value in captured.items()}
-    return own, captured
+def _defaults(fn: FunctionType) -> Iterable[Any]:
+    defaults, by_name = fn.__defaults__ or (), fn.__kwdefaults__
+    return (*defaults, *by_name.copy().values()) if by_name else defaults
 
 
 def _is_safe(
@@ -488,7 +480,7 @@ class _State:
             self._look(known, fn.__defaults__ or ())
             self._look(known, fn.__dict__.values())
         if pickler.shares_namespaces:
-            self.attributes, self.captured = _settled(pickler, own, self.captured)
+            pickler.note((*(self.captured or {}).values(), *(self.cells or ()), *_defaults(fn)))
         self.reached.reverse()
 
     def values(self) -> tuple[Any, ...]:

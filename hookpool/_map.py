@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from hookpool._definitions import Definition, Ledger, Packet
+    from hookpool._definition import Definition
+    from hookpool._definitions import Ledger, Packet
     from hookpool._driver import Driver
     from hookpool._repeats import Repeats
 

@@ -15,3 +15,5 @@ STAMPS = -3
 ANNOTATED = -4
 #: What stands for classes of `ctypes`: `_layouts`.
 BARE = -5
+#: Sentinels that a function in this pickle names: `_sentinels`.
+SENTINELS = -6

@@ -10,11 +10,12 @@ Owns what counts as such an instance, and its identity.  Any thread may call the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import FunctionType
+from collections.abc import Iterable
 
 from hookpool import _classes, _rebuild
 from hookpool import _rebuild_objects as there
+from hookpool._met import SENTINELS
+from hookpool._plain import ATOMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,24 +52,14 @@ def reduce_sentinel(sentinel: Any) -> tuple[Any, ...]:
     return there.lone, (known.token, kind)
 
 
-def with_sentinels(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A hook for what stays in a worker, and for what tells whether it is there."""
-
-    def reducer_override(obj: Any, /) -> Any:
-        if type(obj) is not FunctionType and is_sentinel(obj):
-            return reduce_sentinel(obj)
-        return hook(obj)
-
-    return reducer_override
+def note_sentinels(met: dict[int, Any], values: Iterable[Any]) -> None:
+    """From now on these are to be the same objects everywhere in a pickle, those among them that
+    are sentinels."""
+    for value in values:
+        if id(type(value)) not in ATOMS and is_sentinel(value):
+            met.setdefault(SENTINELS, {})[id(value)] = value
 
 
-class Lone:
-    """Stands for a sentinel where no hook looks for it."""
-
-    __slots__ = ("_sentinel",)
-
-    def __init__(self, sentinel: Any) -> None:
-        self._sentinel = sentinel
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return reduce_sentinel(self._sentinel)
+def is_noted(met: dict[int, Any], obj: Any) -> bool:
+    """Whether it is one of these."""
+    return id(obj) in met.get(SENTINELS, ())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol, TypeAlias
 
     from hookpool._buffers import Borrowed, Exchange
-    from hookpool._definitions import Definition
+    from hookpool._definition import Definition
     from hookpool._future import HookFuture
     from hookpool._wire import Buffer, ResultRow
 

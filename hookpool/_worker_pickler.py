@@ -11,7 +11,7 @@ functions; one pickler belongs to one thread at a time.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from types import FunctionType, ModuleType
 
@@ -20,7 +20,7 @@ from hookpool._handle import reduce_by_number
 from hookpool._importable import is_importable, is_module_importable
 from hookpool._met import STAMPS
 from hookpool._plain import ATOMS
-from hookpool._sentinels import Lone, is_sentinel, with_sentinels
+from hookpool._sentinels import is_noted, is_sentinel, note_sentinels, reduce_sentinel
 from hookpool.reduction import HookPickler, ReusablePickler, dumps_by, gathered, write
 
 TYPE_CHECKING = False
@@ -64,9 +64,14 @@ class WorkerPickler(HookPickler):
         stamp: bytes = known[0]
         return stamp
 
-    def settled(self, value: Any) -> Any:
-        """What a function has as a default or a global, or what stands for it."""
-        return Lone(value) if is_sentinel(value) else value
+    def note(self, values: Iterable[Any]) -> None:
+        """What a function in this pickle has as defaults, globals and closure variables: sentinels
+        among it are to be the same objects everywhere."""
+        note_sentinels(self.met, values)
+
+    def reduce_empty(self, obj: Any) -> Any:
+        """A sentinel of a function's; arguments are copies."""
+        return reduce_sentinel(obj) if is_noted(self.met, obj) else super().reduce_empty(obj)
 
     def digest(self, buffer: pickle.PickleBuffer) -> bytes:
         """What tells the content of a large buffer from another."""
@@ -117,9 +122,9 @@ class _StampPickler(ReusablePickler):
 
     is_stamping = True
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.reducer_override = with_sentinels(self.reducer_override)
+    def reduce_empty(self, obj: Any) -> Any:
+        """As in definitions."""
+        return reduce_sentinel(obj) if is_sentinel(obj) else super().reduce_empty(obj)
 
     def reduce_class(self, cls: Any) -> Any:
         """The identity of a class, and its version and those of all that is written with it."""

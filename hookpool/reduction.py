@@ -122,7 +122,7 @@ def _hook_of(pickler: HookPickler) -> Callable[..., Any]:
         if kind in simple:
             own = obj.__dict__
             if has_no_way(own):
-                return _newobj, (kind,), own or None
+                return (_newobj, (kind,), own) if own else pickler.reduce_empty(obj)
             return NotImplemented
         if kind is FunctionType and pickler.table is None:
             return NotImplemented if obj in ours else reduce_function(pickler, obj)
@@ -150,8 +150,8 @@ def _reducer_override(pickler: HookPickler, obj: Any, /) -> Any:
     except KeyError:
         plan = plans.learn(kind)
     if plan is None:
-        if kind not in native:
-            pickler.lend(kind)
+        if kind not in native and pickler.lend(kind) and not obj.__dict__:
+            return pickler.reduce_empty(obj)
         return NotImplemented
     # Here, and not in the plans: registrations of users come first, and may come late.
     if pickler.table is not None and plan not in UNRANKED and is_in(pickler.table, kind):
@@ -252,24 +252,26 @@ class HookPickler(_CPickler):
         finally:
             self._end_loan()
 
-    def lend(self, kind: type) -> None:
-        """Take objects of a type for what the first one was, until this dump ends."""
+    def lend(self, kind: type) -> bool:
+        """Take objects of a type for what the first one was, until this dump ends; whether they
+        are but their ``__dict__``."""
         if not is_plainly_hashed(kind):
-            return
+            return False
         is_modern = not 0 <= self.protocol < 2  # below, copyreg has ways of its own
-        if is_modern and self.table is None and kind not in _copyreg_table:
+        if is_modern and kind not in (_copyreg_table if self.table is None else self.table):
             if _classes.is_simple(kind):
                 self.simple.add(kind)
-                return
-            way = _classes.way_of(kind)
+                return True
+            way = _classes.way_of(kind) if self.table is None else None
             if way is not None:
                 # To call it here costs less than to have it looked up for each object.
                 (self.ways_ex if way[1] else self.ways)[kind] = way[0]
-                return
+                return False
         if self._lent is None:
             self._lent = []
         self._lent.append(kind)
         native.add(kind)
+        return False
 
     def _end_loan(self) -> None:
         """Forget what was true of types in this dump."""
@@ -296,6 +298,10 @@ class HookPickler(_CPickler):
     def reduce_class(self, cls: Any) -> Any:
         """The reduce value of a class by value."""
         return reduce_class(self, cls)
+
+    def reduce_empty(self, obj: Any) -> Any:
+        """The reduce value of an instance that is but its ``__dict__``, and that is empty."""
+        return _newobj, (type(obj),)
 
     def may_pack(self) -> bool:
         """Whether nobody wants to be asked about each function of a class."""

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from hookpool import _definitions, _rebuild, reduction
-from hookpool._definitions import Definition, Ledger, Packet, Reference
+from hookpool._definition import Definition, Reference
+from hookpool._definitions import Ledger, Packet
 from tests.elsewhere import Elsewhere
 
 model: Any = None
@@ -526,7 +527,115 @@ def test_classes_that_refer_to_each_other_cross_together(pool: Pool) -> None:
     result = pool.run(lambda: (Left().other(), Right().other()))
 
     assert [type(one) for one in result] == [Right, Left]
+    assert pool.sent == 1
+    assert pool.run(lambda: Right) is Right
     assert pool.sent == 2
+
+
+class State:
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+
+STATE = State()
+
+
+class App:
+    state = STATE
+    items = STATE.items
+
+    def get(self) -> Any:
+        return STATE
+
+
+class Own:
+    one: Any = None
+
+
+OWN = Own.one = Own()
+BULK: list[Any] = []
+
+
+def holds() -> tuple[bool, ...]:
+    STATE.items.append(1)
+    return (
+        App.state is STATE,
+        App.items is STATE.items,
+        App().get() is STATE,
+        Own.one is OWN,
+        len(App.items) == len(STATE.items),
+    )
+
+
+@pytest.mark.parametrize("bulk", [0, 100_000])
+def test_what_a_class_and_a_function_hold_is_one_object_with_the_first_function(
+    two: Pool, bulk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the second worker, and where the function is too long to stand for its classes."""
+    monkeypatch.setattr(sys.modules[__name__], "BULK", list(range(bulk)))
+
+    def probe() -> Any:
+        return len(BULK), holds()
+
+    for _ in range(2):
+        assert two.run(probe) == (bulk, (True,) * 5)
+        assert two.run(probe, worker=1) == (bulk, (True,) * 5)
+        assert two.run(lambda: (len(BULK), holds()), worker=1) == (bulk, (True,) * 5)
+
+
+def test_a_class_that_came_with_a_function_is_known_from_then_on(two: Pool) -> None:
+    def probe() -> Any:
+        return App
+
+    assert two.run(probe) is App
+    sent = two.sent
+    assert two.run(lambda one: type(one) is App, App()) is True
+    assert two.sent == sent + 1
+    assert two.run(lambda one: type(one).__name__, App(), worker=1) == "App"
+    assert two.run(lambda one: type(one) is App, App(), worker=1) is True
+
+
+def test_it_is_known_for_as_long_as_it_lives(pool: Pool) -> None:
+    class Local:
+        pass
+
+    pool.run(lambda: Local)
+    gc.collect()  # the function and its definition
+    one = pool.run(lambda one: one, Local())
+
+    assert type(one) is Local
+
+
+def test_an_edit_of_a_class_that_came_with_a_function_is_seen(pool: Pool) -> None:
+    class Local:
+        value = 1
+
+    def read() -> int:
+        return Local.value
+
+    assert pool.run(read) == 1
+    Local.value = 2
+    assert pool.run(read) == 2
+    Local.value = 3
+    assert pool.run(lambda one: one.value, Local()) == 3
+    assert pool.run(read) == 3
+
+
+def test_what_a_function_depends_on_does_not_make_its_classes_new(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Local:
+        pass
+
+    def scaled() -> Any:
+        return factor, Local
+
+    pool.run(scaled)
+    first = pool.ledger.dump((Local(),)).needs
+    monkeypatch.setattr(sys.modules[__name__], "factor", 5)
+    assert pool.run(scaled)[0] == 5
+
+    assert pool.ledger.dump((Local(),)).needs == first
 
 
 class Base:
