@@ -426,7 +426,7 @@ def _parts(value: Any, kind: Any) -> tuple[Any, ...] | None:
         return wrapped(value)
     if _is_enum(kind):
         return value._name_, value._value_
-    if kind.__flags__ & HEAP and kind.__dictoffset__ and _has_plain_state(kind):
+    if kind.__flags__ & HEAP and kind.__dictoffset__ and has_plain_state(kind):
         return kind.__qualname__, object.__getattribute__(value, "__dict__")
     return None
 
@@ -442,7 +442,7 @@ def _parts_of_collection(value: Any, kind: Any) -> tuple[Any, ...]:
     return (len(value),)
 
 
-def _has_plain_state(kind: Any) -> bool:
+def has_plain_state(kind: Any) -> bool:
     """Whether the ``__dict__`` of instances is what is pickled of them."""
     return (
         kind.__reduce_ex__ is _Ordinary.__reduce_ex__
@@ -557,7 +557,7 @@ def is_simple(kind: Any) -> bool:
         kind.__basicsize__ == _Ordinary.__basicsize__
         and kind.__dictoffset__ == _Ordinary.__dictoffset__
         and kind.__getattribute__ is _Ordinary.__getattribute__
-        and _has_plain_state(kind)
+        and has_plain_state(kind)
         and not hasattr(kind, "__getnewargs_ex__")
         and not hasattr(kind, "__getnewargs__")
         and not any("__slots__" in dict_of(one) for one in kind.__mro__)

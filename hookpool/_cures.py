@@ -57,7 +57,12 @@ _CURES = {
         _tkinter.tkapp tkinter.Misc tkinter.Variable""",
     "Pass its groups() or its group().": "re.Match",
     "Pass its digest(), or the data.": "_hashlib.HASH",
-    "A pointer means nothing in another process: pass its contents.": "_ctypes._Pointer",
+    "A pointer means nothing in another process: pass its contents.": """
+        _ctypes._Pointer ctypes.c_char_p ctypes.c_wchar_p ctypes.c_void_p ctypes.py_object""",
+    "Look the function up, or make the callback, inside the function that uses it.": """
+        _ctypes.CFuncPtr""",
+    "Open the library inside the function that uses it, or once per worker in an initializer.": """
+        ctypes.CDLL""",
 }
 
 

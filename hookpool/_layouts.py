@@ -40,6 +40,8 @@ _AT_ONCE = ("_type_", "_length_", "_flags_", "_restype_", "_argtypes_")
 _BEFORE_LAYOUT = ("_swappedbytes_", "_anonymous_", "_pack_", "_align_", "_layout_")
 # What is made anew with each class, as are the descriptors of fields.
 _ANEW = frozenset({"_fields_", "__ctype_be__", "__ctype_le__", "__pointer_type__"})
+# A class with slots has in its body all names that were in it, for their order.
+_NOT_AT_ONCE = _ANEW.union(_BEFORE_LAYOUT)
 _ORDERS = ["__ctype_le__", "__ctype_be__"]
 _NATIVE, _SWAPPED = _ORDERS if sys.byteorder == "little" else _ORDERS[::-1]
 _USES_ERRNO, _USES_LAST_ERROR = 8, 16
@@ -132,7 +134,8 @@ def _is_field(value: Any) -> bool:
 
 def _made_at_once(arguments: tuple[Any, ...], own: Any) -> tuple[Any, ...]:
     token, metaclass, name, bases, body, *more = arguments
-    body = body | {key: own[key] for key in _AT_ONCE if key in own}
+    body = {key: value for key, value in body.items() if key not in _NOT_AT_ONCE}
+    body |= {key: own[key] for key in _AT_ONCE if key in own}
     return token, metaclass, name, bases, body, *more
 
 

@@ -100,10 +100,22 @@ def is_in(table: Any, kind: type) -> bool:
     return type(kind).__hash__ is not None and kind in table
 
 
-def _reduce_registered(_: Any, obj: Any) -> Any:
+def _plan_for(kind: type) -> Plan | None:
+    """How objects of a type that is in no table are reduced; None leaves it to the C pickler."""
+    if "_ctypes" in sys.modules:
+        from hookpool import _addresses  # late: few programs have such an object
+
+        plan = _addresses.plan_for(kind)
+        if plan is not None:
+            return plan
+    return _objects.plan_for(kind)
+
+
+def _reduce_registered(pickler: Any, obj: Any) -> Any:
     reduce = _multiprocessing_table[type(obj)]
     if reduce.__module__ == "multiprocessing.sharedctypes" and not _is_shared(obj):
-        return NotImplemented  # of a type of which there are shared ones, too
+        plan = _plan_for(type(obj))  # of a type of which there are shared ones, too
+        return NotImplemented if plan is None else plan(pickler, obj)
     return reduce(obj)
 
 
@@ -156,7 +168,7 @@ class _Plans:
 
     def learn(self, kind: type) -> Plan | None:
         """The plan for a type met for the first time."""
-        plan = reduce_any_class if issubclass(kind, type) else _objects.plan_for(kind)
+        plan = reduce_any_class if issubclass(kind, type) else _plan_for(kind)
         is_static = not kind.__flags__ & _classes.HEAP
         if plan is None and is_static and _classes.way_of(kind) is None:
             native.add(kind)  # it lives as long as we do

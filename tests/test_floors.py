@@ -32,7 +32,7 @@ FLOORS = [
     ["reduction", "_channel", "_forkserver", "_watch"],  # 1
     ["_plans", "_sharing"],
     ["_definition"],
-    ["_phases", "_buffers"],
+    ["_addresses", "_phases", "_buffers"],
     ["_layouts"],
     ["_reach"],
     ["_functions", "_arena"],
@@ -94,6 +94,7 @@ LONG_FOR_A_REASON: dict[str, str] = {
 
 #: Modules that are parts of another one and are tested through it: part -> tests/test_<whole>.py.
 PARTS = {
+    "_addresses": "reduction",
     "_annotations": "reduction",
     "_arena": "buffers",
     "_batch": "joblib",

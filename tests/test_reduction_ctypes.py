@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing.sharedctypes
+import pickle
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,6 +76,12 @@ class Code(ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "h"
 
 
+class Tagged(ctypes.Structure):
+    __slots__ = ("tag",)
+    _pack_ = 1
+    _fields_ = (("a", ctypes.c_byte), ("b", ctypes.c_int))
+
+
 class Triple(ctypes.c_int * 3):  # type: ignore[misc]
     def total(self) -> Any:
         return sum(self)
@@ -84,7 +92,7 @@ class Handle(ctypes._Pointer):  # type: ignore[type-arg]
 
 
 KINDS: list[Any] = [
-    Point, Packed, Number, Shape, Placed, Node, Opaque, Celsius, Code, Triple, Handle,
+    Point, Packed, Number, Shape, Placed, Node, Opaque, Celsius, Code, Tagged, Triple, Handle,
 ]  # fmt: skip
 
 
@@ -220,6 +228,111 @@ def test_numbers_and_arrays_may_have_methods(elsewhere: Elsewhere) -> None:
     assert elsewhere.call(str, Celsius(1.5)) == "1.5 C"
     assert elsewhere.call(lambda: Code(3).value) == 3
     assert elsewhere.call(lambda: Handle(Point(x=5))[0].x) == 5
+
+
+class Text(ctypes.c_char_p):
+    pass
+
+
+class Obj(ctypes.py_object):  # type: ignore[type-arg]
+    pass
+
+
+class Addr(ctypes.c_void_p):
+    pass
+
+
+class Named(ctypes.Structure):
+    _fields_ = (("n", ctypes.c_int), ("names", Text * 2))
+
+
+class NamedMore(Named):
+    _fields_ = (("m", ctypes.c_int),)
+
+
+class Either(ctypes.Union):
+    _fields_ = (("n", ctypes.c_int), ("named", Named))
+
+
+@pytest.mark.parametrize(
+    ("make", "cure"),
+    [
+        (lambda: Text(b"abc"), "pass its contents"),
+        (lambda: Obj([1]), "pass its contents"),
+        (lambda: Addr(5), "pass its contents"),
+        (lambda: ctypes.c_void_p(5), "pass its contents"),
+        (lambda: Handle(Point()), "pass its contents"),
+        (lambda: Compare(lambda a, b: 1), "inside the function"),
+        (lambda: ctypes.CDLL(None).abs, "inside the function"),
+        (lambda: (Text * 2)(), "where it is used"),
+        (lambda: Named(1), "where it is used"),
+        (lambda: NamedMore(m=1), "where it is used"),
+        (lambda: (Either * 2)(), "where it is used"),
+        (lambda: Node(), "where it is used"),
+    ],
+)
+def test_an_address_is_refused_whatever_it_is_in(make: Callable[[], Any], cure: str) -> None:
+    """`ctypes` forgets that of subclasses; to read one that had arrived ended the process."""
+    found = rf"object.key: ctypes objects containing pointers cannot be pickled.*{cure}"
+    with pytest.raises(pickle.PicklingError, match=found):
+        dumps(types.SimpleNamespace(key=make()))
+
+
+def test_one_that_says_itself_how_it_is_pickled_may_hold_addresses(elsewhere: Elsewhere) -> None:
+    class Own(ctypes.c_char_p):
+        def __reduce__(self) -> Any:
+            return Own, (self.value,)
+
+    assert elsewhere.call(lambda own: own.value, Own(b"abc")) == b"abc"
+
+
+def test_an_address_is_refused_also_where_others_of_its_type_are_shared() -> None:
+    class Word(ctypes.c_char_p):
+        pass
+
+    ctx.RawValue(Word)
+
+    with pytest.raises(pickle.PicklingError, match="containing pointers"):
+        dumps(Word(b"abc"))
+
+
+class Library(ctypes.CDLL):
+    pass
+
+
+@pytest.mark.parametrize("kind", [ctypes.CDLL, ctypes.PyDLL, Library])
+def test_a_library_is_refused_with_the_way_to_have_one(kind: Any) -> None:
+    """Its handle is an address; as a number it ended the process that used it."""
+    library = kind(None)
+    library.abs.argtypes = [ctypes.c_int]  # which it remembers: no part of it is to blame
+
+    def absolute(n: int) -> Any:
+        return library.abs(n)
+
+    found = rf"closure variable 'library'.*: cannot pickle a library .*'{kind.__name__}'\. Open"
+    with pytest.raises(pickle.PicklingError, match=found):
+        dumps(absolute)
+
+
+def test_a_library_may_say_itself_how_it_is_opened_again(elsewhere: Elsewhere) -> None:
+    class Reopened(ctypes.CDLL):
+        def __getstate__(self) -> Any:
+            return (self._name,)
+
+        def __setstate__(self, state: Any) -> None:
+            self.__init__(*state)  # type: ignore[misc]
+
+    assert elsewhere.call(lambda library: library.abs(-4), Reopened(None)) == 4
+
+
+def test_a_pool_outlives_a_library_that_it_is_not_given() -> None:
+    library, text = ctypes.CDLL(None), Text(b"abc")
+
+    with HookPoolExecutor(1) as pool:
+        for fn in (lambda: library.abs(-4), lambda: text.value):
+            with pytest.raises(pickle.PicklingError):
+                pool.submit(fn).result()
+        assert pool.submit(lambda: ctypes.CDLL(None).abs(-4)).result() == 4
 
 
 def test_an_edit_reaches_who_has_the_class(worker: Elsewhere) -> None:
