@@ -18,6 +18,7 @@ from hookpool._buffers import Borrowed, Lender, Parcel, loads, loads_again
 from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import plans, table_with
 from hookpool._rebuild import loading
+from hookpool._ticket import withdraw
 from hookpool.reduction import ReusablePickler, raise_explained, take
 
 TYPE_CHECKING = False
@@ -100,9 +101,13 @@ class Shelf:
         pickler.shelf = self
         try:
             data: bytes | Parcel = pickler.gathered(obj, self._lender)
-        except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
-            raise_explained(error, {"result": obj})
+        except BaseException as error:
+            pickler.withdraw()
+            if isinstance(error, Exception):
+                raise_explained(error, {"result": obj})
+            raise
         pickler.shelf = None
+        pickler.tickets.clear()
         pickler.release(len(data))
         return data
 
@@ -138,11 +143,26 @@ class Shelf:
 class _ShelfPickler(ReusablePickler):
     """Writes results."""
 
-    __slots__ = ("shelf",)
+    __slots__ = ("shelf", "tickets")
 
     gathers = True
 
     shelf: Shelf | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Those in what is being written: the owner comes for them if it is sent.
+        self.tickets: list[Any] = []
+
+    def meet_ticket(self, ticket: Any) -> None:
+        """Noted: what comes after it in the result may fail."""
+        self.tickets.append(ticket)
+
+    def withdraw(self) -> None:
+        """Close what nobody will come for."""
+        for ticket in self.tickets:
+            withdraw(ticket)
+        self.tickets.clear()
 
     def reduce_class(self, cls: Any) -> Any:
         if self.shelf is not None and self.shelf.has_class(cls):

@@ -20,6 +20,7 @@ import pytest
 from hookpool import errors, reduction
 from hookpool._buffers import Lender, Parcel
 from hookpool._definitions import Ledger
+from hookpool._shelf import Shelf
 from hookpool._ticket import withdraw
 from hookpool._worker_pickler import TaskPickler, worker_dumps
 from hookpool.context import CONTEXT as ctx
@@ -128,6 +129,30 @@ def test_a_dump_that_fails_leaves_no_ticket(ends: Ends, what: Callable[[Any], An
     assert kept.value.__traceback__ is not None
 
 
+def test_a_result_that_fails_leaves_no_ticket_and_one_that_is_sent_keeps_its(ends: Ends) -> None:
+    shelf = Shelf()
+    for _ in range(2):
+        with pytest.raises(pickle.PicklingError, match=r"result\[1\]"):
+            shelf.dump((ends[0], (n for n in ())))
+        assert waiting_tickets() == 0
+
+    theirs = pickle.loads(shelf.dump((ends[0],)))[0]
+    assert waiting_tickets() == 0
+    theirs.close()
+    shelf.dump((ends[0],))
+    assert waiting_tickets() == 1  # whoever gets the bytes comes for it
+
+
+def test_a_result_that_is_interrupted_leaves_no_ticket(ends: Ends) -> None:
+    class Interrupting:
+        def __reduce__(self) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Shelf().dump((ends[0], Interrupting()))
+    assert waiting_tickets() == 0
+
+
 def test_a_forked_child_takes_back_nothing(ends: Ends) -> None:
     """It may have other files under those numbers."""
     packets = [Ledger().dump((ends[0],))]
@@ -182,6 +207,14 @@ def test_a_function_that_captures_a_socket_reaches_every_worker(ends: Ends) -> N
         assert pool.submit(send, 1).result() != pool.submit(send, 2).result()
     assert count(ours, 5) == 5
     assert waiting_tickets() == 0
+
+
+def test_a_worker_is_left_no_ticket_by_a_result_that_fails(ends: Ends) -> None:
+    with HookPoolExecutor(1) as pool:
+        failing = pool.submit(lambda sock: (sock, (n for n in ())), ends[1])
+        assert isinstance(failing.exception(), pickle.PicklingError)
+
+        assert pool.submit(waiting_tickets).result() == 0
 
 
 def test_a_map_over_one_socket_and_what_holds_one(ends: Ends, pool: HookPoolExecutor) -> None:
