@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MappingProxyType
 
 from hookpool._rebuild import EMPTY
 
@@ -41,7 +41,9 @@ def with_more(value: Any) -> tuple[Any, ...]:
         cells, own = value.__closure__, value.__dict__
         if cells or own or value.__defaults__ or value.__kwdefaults__:
             more = (*own, *own.values(), *map(contents_of, cells or ()))
-            return (value, value.__code__, value.__defaults__, value.__kwdefaults__, *more)
+            # What a decorator was given is called by what it made.
+            codes = [one.__code__ for one in more if type(one) is FunctionType]
+            return (value, value.__code__, value.__defaults__, value.__kwdefaults__, *more, *codes)
         return value, value.__code__
     ident = id(kind)
     if ident in WRAPPERS:
@@ -72,7 +74,15 @@ def called_by(value: Any) -> tuple[Any, ...]:
     if type(value) is functools.partial or type(value) is functools.partialmethod:
         by_name = value.keywords
         return (value.func, *value.args, *by_name, *by_name.values(), *parts)
+    if type(value) is functools.singledispatchmethod:
+        return (*parts, *_registered(own.get("dispatcher")))
     return parts
+
+
+def _registered(dispatcher: Any) -> tuple[Any, ...]:
+    """Types, and what is called for each, as far as it is `functools.singledispatch` that asks."""
+    registry = getattr(dispatcher, "registry", None) if type(dispatcher) is FunctionType else None
+    return (*registry, *registry.values()) if type(registry) is MappingProxyType else ()
 
 
 def contents_of(cell: CellType) -> Any:

@@ -314,7 +314,23 @@ def _edited_class() -> Any:
         def by_type(self, value: Any) -> int:
             return 1
 
+        @functools.singledispatchmethod
+        def by_more(self, value: Any) -> int:
+            return 1
+
+        @around
+        def wrapped(self) -> int:
+            return 1
+
     return Whole, Held
+
+
+def around(fn: Any) -> Any:
+    @functools.wraps(fn)
+    def wrapper(self: Any) -> Any:
+        return fn(self)
+
+    return wrapper
 
 
 class SlottedPoint:
@@ -350,6 +366,8 @@ def _look(whole: Any) -> Any:
         "partial method": whole.partly()[1],
         "partial method's": whole.partly()[0],
         "by type": whole.by_type(0),
+        "by one type more": whole.by_more(0),
+        "wrapped": whole.wrapped(),
         "bases": kind.__bases__[-1].__name__.count("I") or 1,
     }
 
@@ -403,6 +421,10 @@ def _edits(whole: Any, held: Any) -> dict[str, Any]:
         "partial method's": lambda value: setattr(own["partly"].args[0], "v", value),
         "by type": lambda value: setattr(
             own["by_type"].func, "__code__", returning(value).__code__
+        ),
+        "by one type more": lambda value: own["by_more"].register(int, returning(value)),
+        "wrapped": lambda value: setattr(
+            whole.wrapped.__wrapped__, "__code__", returning(value).__code__
         ),
         "bases": set_base,
     }
