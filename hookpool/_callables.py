@@ -40,10 +40,11 @@ def with_more(value: Any) -> tuple[Any, ...]:
     if kind is FunctionType:  # also its code, as reloaders do
         cells, own = value.__closure__, value.__dict__
         if cells or own or value.__defaults__ or value.__kwdefaults__:
-            more = (*own, *own.values(), *map(contents_of, cells or ()))
+            held = tuple(map(contents_of, cells or ()))
             # What a decorator was given is called by what it made.
-            codes = [one.__code__ for one in more if type(one) is FunctionType]
-            return (value, value.__code__, value.__defaults__, value.__kwdefaults__, *more, *codes)
+            codes = [one.__code__ for one in held if type(one) is FunctionType]
+            more = (*own, *own.values(), *held, *codes)
+            return (value, value.__code__, value.__defaults__, value.__kwdefaults__, *more)
         return value, value.__code__
     ident = id(kind)
     if ident in WRAPPERS:
