@@ -360,7 +360,7 @@ class _Sink:
 
 
 class ReusablePickler(HookPickler):
-    """Pickles one object after the other, each as if alone, with the highest protocol.
+    """Pickles one object after the other, each as if alone, with one protocol: the highest.
 
     To make a C pickler takes three times as long as to pickle a few numbers with it.  So whoever
     needs one calls `take`, and gives it back with `release`, after each dump that did not raise.
@@ -383,7 +383,7 @@ class ReusablePickler(HookPickler):
         #: Buffers that are left out of the pickle, in order.
         self._large = _Large()
         buffers = (True, partial(_stays, self._large)) if self.gathers else ()
-        _c_init(self, _Sink(self._chunks.append), _HIGHEST, *buffers)
+        _c_init(self, _Sink(self._chunks.append), self.protocol, *buffers)
         self.start()
         self.table = getattr(self, "dispatch_table", None)
         self.root = None
@@ -473,6 +473,14 @@ class _Trial(ReusablePickler):
     __slots__ = ()
 
     meet_ticket = staticmethod(withdraw)
+
+
+class _OldTrial(_Trial):
+    """The same with a protocol for which objects are asked in the way of old."""
+
+    __slots__ = ()
+
+    protocol = 0
 
 
 class Probe(ReusablePickler, _Looker):
@@ -604,7 +612,8 @@ def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None
     try:
         pickler.run(obj)
     except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
-        raise_explained(error, parts or {"object": obj})
+        trial = _OldTrial if 0 <= pickler.protocol < 2 else _Trial
+        raise_explained(error, parts or {"object": obj}, trial)
 
 
 def raise_explained(

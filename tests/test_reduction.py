@@ -469,6 +469,16 @@ def test_a_file_that_takes_no_more_is_no_fault_of_the_object() -> None:
     assert not hasattr(caught.value, "__notes__")
 
 
+class WithASlot:
+    __slots__ = ("x",)
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_what_only_an_old_protocol_refuses_is_found_with_it(protocol: int) -> None:
+    with pytest.raises(pickle.PicklingError, match=r"^object\['key'\]\[0\]: .*__slots__"):
+        dumps({"key": [WithASlot()]}, protocol)
+
+
 def test_a_pointer_is_refused_with_a_cure() -> None:
     ctypes = pytest.importorskip("ctypes")
     with pytest.raises(pickle.PicklingError, match=r"object\[0\]: .*pointer.*pass its contents"):
