@@ -16,7 +16,7 @@ import pickle
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from hookpool import _rebuild
@@ -53,10 +53,6 @@ KEPT = 4096
 # And so many bytes of classes, in the owner and in each worker: a definition keeps its classes, as
 # a result may name one by its identity alone.
 KEPT_BYTES = 64 << 20
-
-# The definition of a function up to so many bytes is also that of the classes in it: a worker may
-# need it for one of them alone. The classes in a longer one come with it each time.
-_SHORT_ENOUGH = 1 << 16
 
 # Of arguments up to so many it is worth a look whether they need a hook at all.
 _SHORT = 8
@@ -182,9 +178,7 @@ class Ledger:
         now = watch(fn)  # before it is pickled: what changes in between shows next time
         parts = {"the function": fn}
         packet = self._written(DefinitionPickler, fn, parts, self._sharing(), table, True)
-        data, notes = packet.data, packet.notes or Notes()
-        captures, inside = notes.captures, list(notes.inside.values())
-        new = self._new_classes(inside, table) if len(data) <= _SHORT_ENOUGH else []
+        data, captures = packet.data, packet.notes.captures if packet.notes else {}
         known = self._functions.get(id(fn))
         # Without the lock: it may be gigabytes that are compared.
         if known is not None and (
@@ -201,10 +195,8 @@ class Ledger:
             elif not is_last and _have_moved(captures):
                 return None  # with a later number it would count as newer than what is newer
             else:
-                definition = self._define(data, packet.needs, tuple([cls for cls, _ in inside]))
+                definition = self._define(data, packet.needs, ())
                 self._note(captures)
-                for notes in new:
-                    self._remember_classes(notes, definition)
                 self._bury()
                 ref = weakref.ref(fn, self._mourn(id(fn), type(data) is Parcel))
             entry = _Entry(ref, (), definition, captures, now, self._writes)
@@ -345,7 +337,9 @@ class Ledger:
         if definition is not None:
             return definition
         # An error is explained where it is known how the class was come by.
-        packet = self._class_written(cls, asking.table, asking.is_for_many)
+        packet = self._written(
+            ClassPickler, cls, None, self._sharing(), asking.table, asking.is_for_many
+        )
         notes = packet.notes
         assert notes is not None
         with self._lock:
@@ -355,21 +349,6 @@ class Ledger:
             if notes.tickets is None:  # else for the worker that gets this task alone
                 self._remember_classes(notes, definition)
         return definition
-
-    def _class_written(self, cls: Any, table: Table | None, is_for_many: bool) -> Packet:
-        return self._written(ClassPickler, cls, None, self._sharing(), table, is_for_many)
-
-    def _new_classes(
-        self, inside: Iterable[tuple[Any, object]], table: Table | None
-    ) -> list[Notes]:
-        """Of classes that were written with a function, what they alone depend on."""
-        found: list[Notes] = []
-        for cls, _ in inside:
-            if not any(id(cls) in notes.inside for notes in found):
-                notes = self._class_written(cls, table, True).notes
-                assert notes is not None
-                found.append(notes)
-        return found
 
     def _remember_classes(self, notes: Notes, definition: Definition) -> None:
         """These classes come with this definition."""

@@ -157,11 +157,7 @@ class ProbeForMany(Probe):
 
 
 class DefinitionPickler(LedgerPickler):
-    """Writes a function to stay in a worker, and with it the classes that are new.
-
-    Had these definitions of their own, what they hold and the function refers to, too, would come
-    twice: ``class App: config = CONFIG``, and `CONFIG`, would be two objects.
-    """
+    """Writes what stays in a worker."""
 
     __slots__ = ()
 
@@ -170,16 +166,7 @@ class DefinitionPickler(LedgerPickler):
 
     def reduce_empty(self, obj: Any) -> Any:
         """A sentinel, as a rule."""
-        return reduce_sentinel(obj) if is_sentinel(obj) else super().reduce_empty(obj)
-
-    def reduce_class(self, cls: Any) -> Any:
-        """A reference, if there is a definition; otherwise the class itself."""
-        assert self.ledger is not None
-        definition = self.ledger.current_definition(cls, self)
-        if definition is not None:
-            return self._reference(cls, definition)
-        self.noted().inside[id(cls)] = cls, versions_of(cls)
-        return reduce_class(self, cls)
+        return reduce_sentinel(obj) if is_sentinel(self.met, obj) else super().reduce_empty(obj)
 
 
 class ClassPickler(DefinitionPickler):
@@ -191,9 +178,12 @@ class ClassPickler(DefinitionPickler):
     __slots__ = ()
 
     def reduce_class(self, cls: Any) -> Any:
-        """The class that is being defined, which comes first; then as for a function."""
+        """A reference, if there is a definition; otherwise the class itself."""
+        assert self.ledger is not None
         inside = self.noted().inside
-        if inside:
-            return super().reduce_class(cls)
+        if inside:  # it is not the class that is being defined
+            definition = self.ledger.current_definition(cls, self)
+            if definition is not None:
+                return self._reference(cls, definition)
         inside[id(cls)] = cls, versions_of(cls)
         return reduce_class(self, cls)

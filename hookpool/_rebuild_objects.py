@@ -347,12 +347,14 @@ def module_attribute(name: str, attribute: str) -> Any:
 
 
 def lone(token: str, cls: Any) -> Any:
-    """An instance without state: the one that this process has, or a new one."""
+    """An instance without state: the one that this process has, as long as it has none either; or
+    a new one."""
     found = object_of(token)
-    if type(found) is cls:
-        return found
-    made = object.__new__(cls)
-    return identify(Identity(token, made, is_ours=False), made)
+    if found is None:
+        made = object.__new__(cls)
+        return identify(Identity(token, made, is_ours=False), made)
+    is_it = type(found) is cls and not object.__getattribute__(found, "__dict__")
+    return found if is_it else object.__new__(cls)
 
 
 sentinels: dict[tuple[str, str], object] = {}

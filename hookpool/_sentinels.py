@@ -1,20 +1,23 @@
-"""Instances that have nothing but their identity: ``class Missing: ...``, ``MISSING = Missing()``.
+"""Globals that have nothing but their identity: ``class Missing: ...``, ``MISSING = Missing()``.
 
 To a worker the default of one function, an attribute of a class and the global that both are
 compared with come in several pickles; of what has no state they can all be one object, as they are
 for the owner.  What has some is copied with each: a later pickle may hold more of it, and tasks
-may have changed what an earlier one brought.
+may have changed what an earlier one brought.  So is what is no global: an empty instance that only
+functions hold may be where they are to put something.
 
-Owns what counts as such an instance, and its identity.  Any thread may call the functions.
+Owns what counts as such a global, and its identity.  Any thread may call the functions.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 from hookpool import _classes, _rebuild
 from hookpool import _rebuild_objects as there
-from hookpool._met import SENTINELS
+from hookpool._importable import list_registry_pickle_by_value
+from hookpool._met import GLOBALS, SENTINELS
 from hookpool._plain import ATOMS
 
 TYPE_CHECKING = False
@@ -22,15 +25,22 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def is_sentinel(obj: Any) -> bool:
-    """Whether an instance has no state, and its class, written in Python, no say in how it is
-    made."""
+def is_sentinel(met: dict[int, Any], obj: Any) -> bool:
+    """Whether a global is an instance without state, of a class written in Python that has no say
+    in how it is made.
+
+    Args:
+        met: what the pickler has met.
+    """
     kind: Any = type(obj)
+    meta: Any = type(kind)
     return (
         kind.__dictoffset__ == _ORDINARY.__dictoffset__
         and kind.__new__ is object.__new__
+        and meta.__hash__ is type.__hash__
         and not object.__getattribute__(obj, "__dict__")
         and _classes.is_simple(kind)
+        and (_rebuild.identity_of(obj) is not None or _is_global(met, obj))
     )
 
 
@@ -39,6 +49,16 @@ class _Ordinary:
 
 
 _ORDINARY: Any = _Ordinary
+
+
+def _is_global(met: dict[int, Any], obj: Any) -> bool:
+    ids = met.get(GLOBALS)
+    if ids is None:
+        ids = met[GLOBALS] = set[int]()
+        for name in ("__main__", type(obj).__module__, *list_registry_pickle_by_value()):
+            if (module := sys.modules.get(name)) is not None:
+                ids.update(map(id, list(vars(module).values())))
+    return id(obj) in ids
 
 
 def reduce_sentinel(sentinel: Any) -> tuple[Any, ...]:
@@ -56,7 +76,7 @@ def note_sentinels(met: dict[int, Any], values: Iterable[Any]) -> None:
     """From now on these are to be the same objects everywhere in a pickle, those among them that
     are sentinels."""
     for value in values:
-        if id(type(value)) not in ATOMS and is_sentinel(value):
+        if id(type(value)) not in ATOMS and is_sentinel(met, value):
             met.setdefault(SENTINELS, {})[id(value)] = value
 
 

@@ -124,7 +124,7 @@ class _StampPickler(ReusablePickler):
 
     def reduce_empty(self, obj: Any) -> Any:
         """As in definitions."""
-        return reduce_sentinel(obj) if is_sentinel(obj) else super().reduce_empty(obj)
+        return reduce_sentinel(obj) if is_sentinel(self.met, obj) else super().reduce_empty(obj)
 
     def reduce_class(self, cls: Any) -> Any:
         """The identity of a class, and its version and those of all that is written with it."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hookpool import _sentinels
+from hookpool import _rebuild, _sentinels
 from tests.elsewhere import Elsewhere
 from tests.test_definitions import Pool
 
@@ -170,15 +170,58 @@ class Text(str):
     pass
 
 
-@pytest.mark.parametrize(
-    "obj", [Slotted(), Made(), Reduced(), Text(), 1, None, Missing, Exception(), [], len]
-)
+class Meta(type):
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+
+class Unhashable(metaclass=Meta):
+    pass
+
+
+OTHERS = [Slotted(), Made(), Reduced(), Text(), Unhashable(), Exception(), []]
+SLOTTED, MADE, REDUCED, TEXT, UNHASHABLE, ERROR, LIST = OTHERS
+
+
+@pytest.mark.parametrize("obj", [*OTHERS, 1, None, Missing, len, Missing()])
 def test_these_are_none(obj: Any) -> None:
-    assert not _sentinels.is_sentinel(obj)
+    assert not _sentinels.is_sentinel({}, obj)
 
 
-def test_an_instance_with_an_attribute_is_none() -> None:
-    one = Missing()
-    assert _sentinels.is_sentinel(one)
-    one.a = 1  # type: ignore[attr-defined]
-    assert not _sentinels.is_sentinel(one)
+def test_what_cannot_be_looked_up_travels_all_the_same(pool: Pool) -> None:
+    assert pool.run(lambda: type(UNHASHABLE).__name__) == "Unhashable"
+
+
+def test_a_global_with_an_attribute_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _sentinels.is_sentinel({}, MISSING)
+    monkeypatch.setattr(MISSING, "a", 1, raising=False)
+    assert not _sentinels.is_sentinel({}, MISSING)
+
+
+def test_one_that_a_task_has_given_a_state_is_not_brought_again(pool: Pool) -> None:
+    def mark(one: Any = MISSING) -> Any:
+        one.mark = 1
+        return vars(MISSING)
+
+    assert pool.run(mark) == {"mark": 1}
+    assert pool.run(lambda one=MISSING: vars(one)) == {}
+
+
+def test_an_instance_of_a_class_that_it_was_given_later(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Missing):
+        pass
+
+    assert pool.run(lambda: type(MISSING).__name__) == "Missing"
+    monkeypatch.setattr(MISSING, "__class__", Other)
+    assert pool.run(lambda one=MISSING: type(one).__name__) == "Other"
+
+
+def test_many_empty_instances_are_no_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [Missing() for _ in range(100)]
+    monkeypatch.setitem(OPTIONS, "many", many)
+    before = len(_rebuild._by_object)
+    with Elsewhere(worker=True) as one:
+        assert Pool(one).run(lambda: len(OPTIONS["many"])) == 100
+    assert len(_rebuild._by_object) <= before + 2  # the class and its sentinel
