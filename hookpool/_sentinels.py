@@ -39,8 +39,8 @@ def is_sentinel(met: dict[int, Any], obj: Any) -> bool:
         and kind.__new__ is object.__new__
         and meta.__hash__ is type.__hash__
         and not object.__getattribute__(obj, "__dict__")
-        and _classes.is_simple(kind)
         and (_rebuild.identity_of(obj) is not None or _is_global(met, obj))
+        and _classes.is_simple(kind)
     )
 
 

@@ -612,7 +612,9 @@ def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None
     try:
         pickler.run(obj)
     except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
-        trial = _OldTrial if 0 <= pickler.protocol < 2 else _Trial
+        # A subclass may not have called our `__init__`, which is the error, then.
+        is_old = 0 <= getattr(pickler, "protocol", _HIGHEST) < 2
+        trial = _OldTrial if is_old else _Trial
         raise_explained(error, parts or {"object": obj}, trial)
 
 
