@@ -27,6 +27,7 @@ import sys
 import weakref
 from collections import deque
 
+from hookpool import _streams
 from hookpool._arena import SharedArena, copy, is_same, memory_of
 from hookpool._borrowed import (
     Borrowed,
@@ -40,7 +41,6 @@ from hookpool._borrowed import (
 )
 from hookpool._plain import THRESHOLD
 from hookpool._slots import Arena, Slot, Slots
-from hookpool._streams import away
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -330,8 +330,8 @@ def socket_pair() -> tuple[int, int] | tuple[None, None]:
     """A pair of sockets for two exchanges, on which descriptors travel; None where none do."""
     if not CAN_LEND:
         return None, None
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return away(ours.detach()), away(theirs.detach())
+    ours, theirs = _streams.socket_pair(socket.SOCK_SEQPACKET)
+    return ours.detach(), theirs.detach()
 
 
 class Exchange:

@@ -310,6 +310,20 @@ def versions_of(cls: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
+def token_of(obj: Any, module: str | None, qualname: str, *contents: Any) -> str:
+    """What an object that is one per process is known by; of a class `identity` knows more.
+
+    Args:
+        obj: a type variable, say; there are weak references to it.
+        contents: what tells it from others of its name, the same in each run of a program.
+    """
+    known = _rebuild.identity_of(obj)
+    while known is None:
+        token = new_token(module, qualname, outline_of(*contents))
+        known = _rebuild.identified(_rebuild.Identity(token, obj, is_ours=True), obj)
+    return known.token
+
+
 def new_token(module: str | None, qualname: str, outline: str = "") -> str:
     """A name for an object that no other object has, and that the next run gives it again."""
     data = _utf8(outline)
@@ -546,6 +560,12 @@ OWN_WAYS = frozenset(
 
 class _Ordinary:
     """As large as instances that have a ``__dict__``, and nothing else to be pickled."""
+
+
+def is_plainly_hashed(kind: type) -> bool:
+    """Whether a type can be an element of a set: its metaclass may say otherwise, or lie."""
+    meta = type(kind)
+    return meta.__hash__ is type.__hash__ and meta.__eq__ is type.__eq__
 
 
 def is_simple(kind: Any) -> bool:

@@ -426,8 +426,8 @@ class _Nothing:
 
 
 def enter_child(file: str | None = None) -> None:
-    """Args: the file of the caller's main module."""
-    # Not for the owner, which starts a server first.
+    """Begin with an empty main module; `file` is that of the caller's."""
+    # Late: not for the owner, which starts a server first.
     from importlib.machinery import ModuleSpec
 
     from hookpool import _rebuild

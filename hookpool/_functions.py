@@ -12,7 +12,6 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Iterable
-from operator import invert
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
 from hookpool import _rebuild
@@ -400,7 +399,7 @@ def pack(pickler: Any, cls: Any, methods: dict[str, FunctionType]) -> tuple[Any,
     if (
         data is None
         or len(set(idents)) < len(idents)
-        or not met.keys().isdisjoint((*idents, *map(invert, idents)))
+        or not met.keys().isdisjoint((*idents, *map(operator.invert, idents)))
     ):
         return None
     one = next(iter(methods.values()))

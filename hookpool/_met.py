@@ -17,5 +17,5 @@ ANNOTATED = -4
 BARE = -5
 #: Sentinels that a function in this pickle names: `_sentinels`.
 SENTINELS = -6
-#: The ids of all globals of the program: `_sentinels`.
+#: The ids of what modules hold, by their names: `_sentinels`.
 GLOBALS = -7

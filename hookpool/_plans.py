@@ -89,12 +89,6 @@ def is_registered(kind: type) -> bool:
     return kind in copyreg.dispatch_table or kind in _multiprocessing_table
 
 
-def is_plainly_hashed(kind: type) -> bool:
-    """Whether a type can be an element of a set: its metaclass may say otherwise, or lie."""
-    meta = type(kind)
-    return meta.__hash__ is type.__hash__ and meta.__eq__ is type.__eq__
-
-
 def is_in(table: Any, kind: type) -> bool:
     """Whether a table of reducers has a type, where only what can be hashed can be."""
     return type(kind).__hash__ is not None and kind in table

@@ -33,43 +33,33 @@ def is_sentinel(met: dict[int, Any], obj: Any) -> bool:
         met: what the pickler has met.
     """
     kind: Any = type(obj)
-    meta: Any = type(kind)
     return (
-        kind.__dictoffset__ == _ORDINARY.__dictoffset__
+        kind.__dictoffset__ != 0
         and kind.__new__ is object.__new__
-        and meta.__hash__ is type.__hash__
         and not object.__getattribute__(obj, "__dict__")
         and (_rebuild.identity_of(obj) is not None or _is_global(met, obj))
+        and _classes.is_plainly_hashed(kind)
         and _classes.is_simple(kind)
     )
 
 
-class _Ordinary:
-    pass
-
-
-_ORDINARY: Any = _Ordinary
-
-
 def _is_global(met: dict[int, Any], obj: Any) -> bool:
-    ids = met.get(GLOBALS)
-    if ids is None:
-        ids = met[GLOBALS] = set[int]()
-        for name in ("__main__", type(obj).__module__, *list_registry_pickle_by_value()):
-            if (module := sys.modules.get(name)) is not None:
-                ids.update(map(id, list(vars(module).values())))
-    return id(obj) in ids
+    """Whether the main module, that of its class, or one registered to go by value holds it."""
+    known = met.setdefault(GLOBALS, {})
+    for name in {"__main__", type(obj).__module__, *list_registry_pickle_by_value()}:
+        if name not in known:
+            space = getattr(sys.modules.get(name), "__dict__", {})
+            known[name] = set(map(id, list(space.values())))
+        if id(obj) in known[name]:
+            return True
+    return False
 
 
 def reduce_sentinel(sentinel: Any) -> tuple[Any, ...]:
     """The reduce value of one: it is the same object wherever else it is met."""
     kind = type(sentinel)
-    known = _rebuild.identity_of(sentinel)
-    while known is None:
-        token = _classes.new_token(kind.__module__, f"{kind.__qualname__}()")
-        mine = _rebuild.Identity(token, sentinel, is_ours=True)
-        known = _rebuild.identified(mine, sentinel)
-    return there.lone, (known.token, kind)
+    token = _classes.token_of(sentinel, kind.__module__, f"{kind.__qualname__}()")
+    return there.lone, (token, kind)
 
 
 def note_sentinels(met: dict[int, Any], values: Iterable[Any]) -> None:

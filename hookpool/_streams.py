@@ -43,13 +43,13 @@ def pipe() -> tuple[int, int]:
 
 def socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
     """As `socket.socketpair`, of sockets that wait, whatever the program's default timeout."""
-    one, other = pair = socket.socketpair(socket.AF_UNIX, kind)
+    one, other = socket.socketpair(socket.AF_UNIX, kind)
     if min(one.fileno(), other.fileno()) <= _LAST:
         fds = _both_away(one.detach(), other.detach())
-        one, other = pair = socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])
+        one, other = socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])
     one.setblocking(True)
     other.setblocking(True)
-    return pair
+    return one, other
 
 
 def _both_away(one: int, other: int) -> tuple[int, int]:
@@ -85,16 +85,40 @@ def filled() -> Iterator[None]:
     Not only what is passed on to another Python must not be there: `subprocess` refuses to start
     anything where its own pipe is.
     """
-    with _filling:  # or another thread may take away what this one counts on
-        closed = fill()
-        try:
-            yield
-        finally:
-            for null in closed:
-                os.close(null)
+    # The lock is held for a moment only: whoever starts a process in here may take a long time.
+    with _filling.lock:
+        if not _filling.users:
+            _filling.nulls = fill()
+        _filling.users += 1
+    try:
+        yield
+    finally:
+        with _filling.lock:
+            _filling.users -= 1
+            while not _filling.users and _filling.nulls:
+                os.close(_filling.nulls.pop())
 
 
-_filling = threading.RLock()
+class _Filling:
+    """Who counts on it that no standard stream is closed."""
+
+    __slots__ = ("lock", "nulls", "users")
+
+    def __init__(self) -> None:
+        # Re-entrant, for a signal handler that starts a process.
+        self.lock = threading.RLock()
+        self.users = 0
+        #: What the last of them closes.
+        self.nulls: list[int] = []
+
+
+_filling = _Filling()
+
+
+def _after_fork_in_child() -> None:
+    global _filling
+    _filling = _Filling()  # those who had it are threads that do not exist here
+
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_filling._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=_after_fork_in_child)

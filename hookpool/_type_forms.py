@@ -10,7 +10,7 @@ import functools
 import sys
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 
-from hookpool import _annotations, _classes, _rebuild
+from hookpool import _annotations, _classes
 from hookpool import _rebuild_objects as there
 from hookpool._importable import is_importable, is_module_importable
 from hookpool._met import ANNOTATED
@@ -42,18 +42,8 @@ def reduce_type_variable(_: Any, variable: Any) -> Any:
         default = _of_variable(variable, "__default__", arguments)
         if default is not arguments:
             arguments["default"] = default
-    token = _token(variable, type(variable), arguments)
+    token = _classes.token_of(variable, module, name, type(variable), arguments)
     return there.type_variable, (token, _maker(variable, arguments), name, module, arguments)
-
-
-def _token(obj: Any, *contents: Any) -> str:
-    """What a type variable or new type is known by."""
-    known = _rebuild.identity_of(obj)
-    while known is None:
-        outline = _classes.outline_of(*contents)
-        token = _classes.new_token(obj.__module__, obj.__name__, outline)
-        known = _rebuild.identified(_rebuild.Identity(token, obj, is_ours=True), obj)
-    return known.token
 
 
 def _maker(variable: Any, arguments: dict[str, Any]) -> Any:
@@ -174,7 +164,8 @@ _HARMLESS = ATOMS | set(
 def reduce_new_type(_: Any, new_type: Any) -> Any:
     if is_importable(new_type):
         return NotImplemented
-    token = _token(new_type, *_parts(new_type.__supertype__))
+    name, parts = new_type.__name__, _parts(new_type.__supertype__)
+    token = _classes.token_of(new_type, new_type.__module__, name, *parts)
     arguments = (token, type(new_type))
     return there.new_type, arguments, vars(new_type), None, None, there.fill_new_type
 

@@ -36,7 +36,6 @@ from hookpool._plans import (
     Table,
     before_copyreg,
     is_in,
-    is_plainly_hashed,
     native,
     ours,
     plans,
@@ -231,6 +230,10 @@ class HookPickler(_CPickler):
         Raises:
             pickle.PicklingError: something in it cannot travel; the message says where it is.
         """
+        if not hasattr(self, "met"):
+            name = type(self).__name__
+            text = f"HookPickler.__init__() was not called by {name}.__init__()"
+            raise pickle.PicklingError(text)
         try:
             write(self, obj)
         finally:
@@ -255,7 +258,7 @@ class HookPickler(_CPickler):
     def lend(self, kind: type) -> bool:
         """Take objects of a type for what the first one was, until this dump ends; whether they
         are but their ``__dict__``."""
-        if not is_plainly_hashed(kind):
+        if not _classes.is_plainly_hashed(kind):
             return False
         is_modern = not 0 <= self.protocol < 2  # below, copyreg has ways of its own
         if is_modern and kind not in (_copyreg_table if self.table is None else self.table):
@@ -612,9 +615,7 @@ def write(pickler: HookPickler, obj: Any, parts: Mapping[str, Any] | None = None
     try:
         pickler.run(obj)
     except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
-        # A subclass may not have called our `__init__`, which is the error, then.
-        is_old = 0 <= getattr(pickler, "protocol", _HIGHEST) < 2
-        trial = _OldTrial if is_old else _Trial
+        trial = _OldTrial if 0 <= pickler.protocol < 2 else _Trial
         raise_explained(error, parts or {"object": obj}, trial)
 
 

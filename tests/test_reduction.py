@@ -1005,3 +1005,12 @@ def test_a_reducer_that_raises_is_not_asked_again() -> None:
             reduction.dumps([Fussy() for _ in range(20)])
     finally:
         del copyreg.dispatch_table[Fussy]
+
+
+def test_a_pickler_that_was_not_made_ready_says_so() -> None:
+    class Unready(HookPickler):
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(pickle.PicklingError, match=r"was not called by Unready\.__init__"):
+        Unready().dump(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 
 from hookpool import _rebuild, _sentinels
 from tests.elsewhere import Elsewhere
-from tests.test_definitions import Pool
+from tests.owner import Pool
 
 pytestmark = pytest.mark.usefixtures("by_value")
 
@@ -216,6 +217,16 @@ def test_an_instance_of_a_class_that_it_was_given_later(
     assert pool.run(lambda: type(MISSING).__name__) == "Missing"
     monkeypatch.setattr(MISSING, "__class__", Other)
     assert pool.run(lambda one=MISSING: type(one).__name__) == "Other"
+
+
+def test_the_module_of_each_class_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = [types.ModuleType(f"made_by_hand_{number}") for number in range(2)]
+    for module in modules:
+        exec("class Missing: pass\nMISSING = Missing()", module.__dict__)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    met: dict[int, Any] = {}
+    assert [_sentinels.is_sentinel(met, module.MISSING) for module in modules] == [True, True]
 
 
 def test_many_empty_instances_are_no_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl as stdlib
 import os
+import threading
 from itertools import chain, combinations
 
 import pytest
@@ -138,6 +139,28 @@ def low_numbers() -> list[int]:
 
 def test_nothing_gets_a_number_of_a_stream() -> None:
     assert in_child(low_numbers) == [0, 1, 2]
+
+
+def two_that_count_on_it() -> list[int]:
+    """What is free while one of two threads still counts on it, and afterwards."""
+    for fd in range(3):
+        os.close(fd)
+
+    def come_and_go() -> None:
+        with _streams.filled():
+            pass
+
+    with _streams.filled():
+        other = threading.Thread(target=come_and_go, daemon=True)
+        other.start()
+        other.join(20)
+        assert not other.is_alive(), "whoever fills the streams keeps others waiting"
+        spoilt = [fd for fd in os.pipe() if fd <= 2]
+    return spoilt + sorted(_streams.fill())
+
+
+def test_threads_that_start_processes_do_not_wait_for_each_other() -> None:
+    assert in_child(two_that_count_on_it) == [0, 1, 2]
 
 
 def no_room_for(moves: int) -> list[str]:
