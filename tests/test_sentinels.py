@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import types
 from collections.abc import Iterator
@@ -103,6 +104,17 @@ def test_arguments_are_copies(pool: Pool) -> None:
 
     assert [pool.run(mark, MISSING) for _ in range(2)] == [(0, False), (0, False)]
     assert pool.run(lambda: len(vars(MISSING))) == 0
+
+
+def test_an_argument_that_a_function_among_the_arguments_has_is_that(pool: Pool) -> None:
+    assert pool.run(lambda fn, one: (fn(), one is MISSING), default, MISSING) == (True, True)
+
+
+def test_a_pool_has_the_same_one_in_all_chunks() -> None:
+    with multiprocessing.get_context("hookpool").Pool(1) as pool:
+        found = pool.map(lambda _, value=MISSING: value is MISSING, range(4), chunksize=1)
+
+    assert found == [True] * 4
 
 
 def test_another_one_of_its_class_is_another_one(
