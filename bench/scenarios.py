@@ -63,6 +63,8 @@ def numerical(subject: Subject, size: int) -> list[float]:
     image = source.normal(size=(SIDE, SIDE))
     weights = [source.normal(size=(4, 4)) for _ in range(size)]
 
+    subject.preload("numpy")
+
     def once() -> None:
         subject.start_with(WORKERS, keep_image, image)
         found = subject.map_many(filtered, weights)
@@ -138,6 +140,7 @@ def predicted(batch: int) -> Any:
 
 def initialization(subject: Subject, size: int) -> list[float]:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # workers times threads fit for everybody
+    subject.preload("numpy")
 
     def once() -> None:
         subject.start_with(WORKERS, load_model)

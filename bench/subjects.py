@@ -55,6 +55,12 @@ class Subject:
         """Start with an initializer for each worker."""
         raise NotImplementedError
 
+    def preload(self, module: str) -> None:
+        """Have workers start with this module imported, where that takes no more than a call.
+
+        By fork they do anyway: this program has imported it.
+        """
+
     def start_recycling(self, workers: int) -> None:
         """Start with a new worker for each task that is submitted."""
         raise NotImplementedError
@@ -177,6 +183,14 @@ class PpeSpawn(Recycling):
     method = "spawn"
 
 
+def _preload(subject: Subject, module: str) -> None:
+    import hookpool  # noqa: F401 - registers the start method
+
+    context: Any = multiprocessing.get_context("hookpool")
+    context.set_forkserver_preload([module])
+    subject.note(f"{module} preloaded")
+
+
 class HookPool(ExecutorSubject):
     name = "hookpool"
     import_line = "from hookpool import HookPoolExecutor"
@@ -199,6 +213,9 @@ class HookPool(ExecutorSubject):
 
     def start_without_sharing(self, workers: int) -> None:
         self._start(workers, shared_memory=0)
+
+    def preload(self, module: str) -> None:
+        _preload(self, module)
 
     def spread(self, fn: Function, common: Any, items: Iterable[Any]) -> list[Any]:
         handle = self.pool.put(common)  # type: ignore[attr-defined]
@@ -319,6 +336,9 @@ class PoolHook(PoolSubject):
         import hookpool  # noqa: F401 - registers the start method
 
         super()._start(workers, *more, **options)
+
+    def preload(self, module: str) -> None:
+        _preload(self, module)
 
     def run_process(self, fn: Callable[[], None]) -> None:
         import hookpool  # noqa: F401 - registers the start method
