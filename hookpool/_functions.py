@@ -139,9 +139,11 @@ def _whole(
     modules: list[Any] = []
     values: list[Any] = []
     if type(own) is dict:
-        values += own.values()
-        if ANNOTATIONS in own:
-            names = _with_annotated(names, own, fn)
+        annotations = own.get(ANNOTATIONS)
+        if type(annotations) is dict:
+            names = with_annotated(names, annotations, fn.__globals__)
+        if len(own) > 1 or not _are_text(annotations):
+            values += own.values()
     elif own is not None:
         values.append(own)
     if pickler.is_stamping:
@@ -178,6 +180,17 @@ def _whole(
     if cells:
         return body, home, captured or None, cells
     return (body, home, captured) if captured else (body, home)
+
+
+def _are_text(annotations: Any) -> bool:
+    """Whether annotations are written as text, names and all, as a rule: that leads nowhere."""
+    if type(annotations) is not dict:
+        return False
+    kinds = list(map(id, map(type, (*annotations, *annotations.values()))))
+    return kinds.count(_TEXT) == len(kinds)
+
+
+_TEXT = id(str)
 
 
 def _defaults(fn: FunctionType) -> Iterable[Any]:
@@ -458,7 +471,9 @@ class _State:
         self.attributes = own
         self.reached = []
         self._met = pickler.met
-        names = known.names if own is None else _with_annotated(known.names, own, fn)
+        names, annotations = known.names, own and own.get(ANNOTATIONS)
+        if type(annotations) is dict:
+            names = with_annotated(names, annotations, fn.__globals__)
         if names:
             space = fn.__globals__
             if names is not known.names and not pickler.is_stamping:
@@ -513,16 +528,6 @@ def _is_leaf(fn: FunctionType) -> bool:
         return False
     get = fn.__globals__.get
     return all(type(get(name)) is not FunctionType for name in facts(fn.__code__).names)
-
-
-def _with_annotated(
-    names: tuple[str, ...], own: dict[str, Any], fn: FunctionType
-) -> tuple[str, ...]:
-    """With the names in annotations that are written as text, which the code does not refer to."""
-    annotations = own.get(ANNOTATIONS)
-    if type(annotations) is not dict:
-        return names
-    return with_annotated(names, annotations, fn.__globals__)
 
 
 def reduce_cell(pickler: Any, cell: CellType) -> Any:
