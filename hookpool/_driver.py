@@ -141,15 +141,9 @@ class Driver(Reader):
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name="hookpool-driver")
-        runs = True
-        try:
-            thread.start()
-        except Exception:  # of an interrupt it is not known: it most likely runs
-            runs = False
-            raise
-        finally:
-            if runs:  # nobody may count on a thread that could not be started
-                self.thread = thread
+        thread.start()
+        # An interrupt before this line leaves a thread that is nobody's, as it will find out.
+        self.thread = thread
 
     def _undo_open(self) -> dict[int, Work]:
         """Nothing is left of the attempt, and there may be another; but workers cannot go back.
@@ -213,8 +207,10 @@ class Driver(Reader):
     # -- the driver's thread ----------------------------------------------------------------
 
     def _run(self) -> None:
+        with self._opening:  # only then it is known whether the attempt has been undone
+            if self.thread is not threading.current_thread():
+                return
         self._thread_ident = get_ident()
-        self.thread = threading.current_thread()
         try:
             while not self._ended():
                 self._wait()

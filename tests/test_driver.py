@@ -608,6 +608,30 @@ def test_what_a_signal_handler_submitted_fails_if_the_pool_cannot_be_opened(need
     pool.shutdown()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+def test_what_a_signal_handler_raises_while_the_thread_starts_leaves_a_good_pool(
+    error, monkeypatch
+):
+    """It was taken for a thread that could not be started if it was an `Exception`."""
+    start, undone = threading.Thread.start, threading.Event()
+
+    def interrupted(thread):
+        run = thread.run
+        thread.run = lambda: (undone.wait(20), run())
+        start(thread)
+        raise error
+
+    with HookPoolExecutor(1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(error):
+                pool.submit(abs, -1)
+
+        undone.set()
+        assert pool.submit(abs, -2).result(timeout=20) == 2
+    wait_until(lambda: "hookpool-driver" not in {t.name for t in threading.enumerate()}, 20)
+
+
 @pytest.mark.parametrize("seconds", [float("inf"), 1e10])
 def test_a_pool_may_wait_for_ever_before_its_workers_leave(seconds):
     with HookPoolExecutor(1, idle_timeout=seconds) as pool:
