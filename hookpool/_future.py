@@ -163,7 +163,10 @@ class HookFuture(Future["T"]):
         # The state is what settling sets last.
         if self._state == _FINISHED and self._exception is None:
             return self._result  # type: ignore[return-value]
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # the traceback of what is raised holds this frame, and we that
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As in the standard library."""

@@ -204,6 +204,22 @@ def test_an_exception_is_raised_and_returned():
     assert isinstance(future.exception(), KeyError)
 
 
+def test_who_raises_what_a_future_failed_with_leaves_no_cycle():
+    """As in the standard library: its traceback holds no frame that holds the future."""
+    future = make()
+    future.settle_exception(KeyError("x"))
+    with pytest.raises(KeyError):
+        future.result()
+
+    gone = weakref.ref(future)
+    gc.disable()
+    try:
+        del future
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_cancel_and_running_are_what_the_pool_says():
     assert make(cancels=True).cancel()
     assert not make(cancels=False).cancel()
