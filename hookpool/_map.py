@@ -120,12 +120,17 @@ class Map:
             size = max(size, 2)  # what two calls have in common is known when there are two
         while left is None or left > 0:
             began = time.monotonic()
-            items = list(islice(self._items, size if left is None else min(size, left)))
+            asked = size if left is None else min(size, left)
+            items = list(islice(self._items, asked))
             slow = time.monotonic() - began > FEED_SECONDS
-            if not items:
+            if items:
+                self._hand_over(items)
+            if len(items) < asked:
+                # What has ended is not asked again: it might begin anew, and `zip` would take
+                # one more item from the iterables before the one that has ended.
+                self._items = iter(())
                 break
-            self._hand_over(items)
-            left = None if left is None else left - len(items)
+            left = None if left is None else left - asked
             size = max(1, size // 2) if slow else min(size * 2, LARGEST_FEED)
         self._repeats = None  # from now on others run in between
 

@@ -99,6 +99,38 @@ def test_with_a_buffer_one_item_is_taken_for_each_value(driver):
     assert taken == [0, 1, 2, 3]
 
 
+class Again:
+    """Items that begin anew once they have ended, as those of a data set may."""
+
+    def __init__(self, count):
+        self.asked, self.count = 0, count
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.asked += 1
+        if self.asked > 100:
+            raise AssertionError("asked for ever")
+        if self.asked % (self.count + 1) == 0:
+            raise StopIteration
+        return self.asked
+
+
+@pytest.mark.parametrize("most", [None, 1, 3, 20])
+def test_items_that_have_ended_are_not_asked_for_again(driver, most):
+    items = Again(4)
+    run = Map(driver, Ledger(), abs, 0, items, is_lone=True)
+    run.feed(most)
+    results = run.results(None, object())
+    for number in range(4):
+        driver.finish(number, number)
+        assert next(results) == number
+
+    assert list(results) == []
+    assert items.asked == 5
+
+
 def test_a_deadline_that_passes_abandons_the_rest(driver):
     results = start(driver, range(2), deadline=time.monotonic() + 0.01)
 
