@@ -15,17 +15,20 @@ class Alarm:
     has been given the number of a closed descriptor.
     """
 
-    __slots__ = ("_write", "fd")
+    __slots__ = ("_ends", "_write", "fd")
 
     def __init__(self) -> None:
+        #: What is closed in the end: nothing, where no pipe was to be had.
+        self._ends: tuple[int, ...] = ()
+        self._ends = pipe()
         #: Readable once somebody has rung.
-        self.fd, self._write = pipe()
+        self.fd, self._write = self._ends
         os.set_blocking(self.fd, False)
         os.set_blocking(self._write, False)
 
     def __del__(self) -> None:
-        os.close(self.fd)
-        os.close(self._write)
+        for fd in self._ends:
+            os.close(fd)
 
     def ring(self) -> None:
         """Make `fd` readable; takes no lock, waits for nothing."""

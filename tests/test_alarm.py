@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
+import pytest
+
+from hookpool import _alarm
 from hookpool._alarm import Alarm
 
 
@@ -46,3 +50,12 @@ def test_it_is_closed_with_its_last_reference_and_not_before():
     except OSError:
         return
     raise AssertionError("the descriptor is still open")
+
+
+def test_one_that_cannot_be_made_is_no_error_of_its_finalizer(monkeypatch):
+    def refuse():
+        raise OSError(errno.EMFILE, "no descriptor left")
+
+    monkeypatch.setattr(_alarm, "pipe", refuse)
+    with pytest.raises(OSError, match="no descriptor"):
+        Alarm()
