@@ -190,6 +190,7 @@ class Driver(Reader):
         self._lock = threading.RLock()
         self._started = threading.Condition(self._lock)
         self._opening = threading.RLock()
+        self._unstarted = 0  # those that the parent is starting are not to be waited for
         self._ledger.renew_lock()
         for worker in list(self._workers.values()):
             for fd in worker.fds():

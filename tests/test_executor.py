@@ -24,7 +24,7 @@ from operator import add, mul
 import pytest
 
 import hookpool
-from hookpool import errors
+from hookpool import _desk, _driver, errors
 from hookpool._future import HookFuture
 from hookpool.executor import HookPoolExecutor, get_reusable_executor
 from tests import odd_errors
@@ -38,6 +38,8 @@ from tests.helpers import (
 )
 
 CONTEXTS = ["hookpool", "spawn", "forkserver", "fork"]
+
+LOCK = threading.Lock()
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +320,25 @@ def test_what_an_initializer_is_given_may_raise_anything_when_it_is_pickled(kind
 
     assert type(error) is errors.WorkerCannotStart
     assert type(error.__cause__) is kind
+
+
+@pytest.mark.parametrize("method", ["hookpool", "spawn"])
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        ({"initializer": print, "initargs": (1, {"a": LOCK})}, "initargs[1]['a']: "),
+        ({"initializer": lambda: LOCK}, "the initializer -> global 'LOCK' "),
+        ({"result_reducers": {str: lambda _: LOCK}}, "result_reducers[<type>] -> global 'LOCK' "),
+    ],
+    ids=["argument", "initializer", "reducers"],
+)
+def test_what_workers_cannot_be_given_is_named_as_it_was_given(method, arguments, path):
+    with LOCK, HookPoolExecutor(1, method, **arguments) as pool:
+        error = pool.submit(abs, -1).exception(timeout=20)
+
+    assert type(error) is errors.WorkerCannotStart
+    assert f"could not be started: {path}" in str(error)
+    assert "standard error" not in str(error)
 
 
 def test_a_done_callback_may_submit(pool):
@@ -1317,6 +1338,24 @@ def test_a_child_forked_while_another_thread_starts_a_process_can_start_its_own(
 
     with held_elsewhere(resource_tracker._resource_tracker._lock):
         assert exit_code_of_fork(use_its_own) == 7
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_child_forked_while_a_worker_starts_does_not_wait_for_that(monkeypatch):
+    start, may_start = _driver.Driver._start_worker, threading.Event()
+
+    def late(driver, number):
+        may_start.wait(60)
+        return start(driver, number)
+
+    monkeypatch.setattr(_driver.Driver, "_start_worker", late)
+    monkeypatch.setattr(_desk, "START_WAIT", 60)
+    with HookPoolExecutor(1) as pool:
+        future = pool.submit(abs, -7)
+        code = exit_code_of_fork(lambda: len(pool._processes))
+        may_start.set()
+        assert future.result(timeout=20) == 7
+    assert code == 0
 
 
 class Array:
