@@ -108,7 +108,12 @@ class Start:
     def __reduce__(self) -> tuple[Any, ...]:
         from hookpool._worker_pickler import worker_dumps  # late: it is the owner who sends
 
-        packed = worker_dumps((self.initializer, self.initargs, self.reducers))
+        parts = {
+            "the initializer": self.initializer,
+            "initargs": self.initargs,
+            "result_reducers": self.reducers,
+        }
+        packed = worker_dumps(tuple(parts.values()), parts=parts)
         return _start, (packed, dict(self.environ), self.threads, self.depth, self.lending)
 
     def prepare(self) -> None:

@@ -11,7 +11,7 @@ functions; one pickler belongs to one thread at a time.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from types import FunctionType, ModuleType
 
@@ -96,12 +96,16 @@ class TaskPickler(ReusablePickler, WorkerPickler):
     __slots__ = ()
 
 
-def worker_dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
-    """As `dumps`, for a process that has called `_rebuild.enter_worker`."""
+def worker_dumps(
+    obj: Any,
+    buffer_callback: Callable[[Any], Any] | None = None,
+    parts: Mapping[str, Any] | None = None,
+) -> bytes:
+    """As `dumps`, for a process that has called `_rebuild.enter_worker`; errors as by `write`."""
     if buffer_callback is None:
-        return dumps_by(TaskPickler, obj)
+        return dumps_by(TaskPickler, obj, parts)
     file = BytesIO()
-    write(WorkerPickler(file, buffer_callback=buffer_callback), obj)
+    write(WorkerPickler(file, buffer_callback=buffer_callback), obj, parts)
     return file.getvalue()
 
 

@@ -296,10 +296,12 @@ def worker_cannot_start(
     tries: int, exitcode: int | None, error: BaseException | None
 ) -> WorkerCannotStart:
     """The error of a pool none of whose workers becomes ready."""
-    how = describe_exit(exitcode) if error is None else f"could not be started: {text_of(error)}"
+    if error is None:
+        how = f"{describe_exit(exitcode)}; see also what it printed to standard error"
+    else:
+        how = f"could not be started: {text_of(error)}"
     cannot = WorkerCannotStart(
-        f"{tries} workers in a row ended before they were ready to take a task; the last one "
-        f"{how}; see also what it printed to standard error"
+        f"{tries} workers in a row ended before they were ready to take a task; the last one {how}"
     )
     cannot.__cause__ = error
     return cannot

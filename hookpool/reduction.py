@@ -580,13 +580,15 @@ def dumps(
     return file.getvalue()
 
 
-def dumps_by(kind: type[ReusablePickler], obj: Any) -> bytes:
-    """The pickle of an object by this kind of pickler; errors give the path to the culprit."""
+def dumps_by(
+    kind: type[ReusablePickler], obj: Any, parts: Mapping[str, Any] | None = None
+) -> bytes:
+    """The pickle of an object by this kind of pickler; errors are told as by `write`."""
     plans.check()
     try:
         return pickled(kind, obj)
     except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
-        raise_explained(error, {"object": obj})
+        raise_explained(error, parts or {"object": obj})
 
 
 def dump(
