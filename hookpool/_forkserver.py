@@ -460,7 +460,6 @@ def enter_forked_child(
         os.close(folder.detach())
     _adopt_environment(environ)
     _ignore_only(ignored)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for fd, copy in streams.items():
         received = copy.detach()
         os.dup2(received, fd)
@@ -469,6 +468,7 @@ def enter_forked_child(
         with contextlib.suppress(OSError):
             os.close(fd)
     fill()  # with what the child opens next it would be otherwise
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # the last: handlers run from here on
 
 
 def ignored_signals() -> set[int]:

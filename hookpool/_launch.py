@@ -253,8 +253,15 @@ class _ServerPopen(stdlib_popen.Popen):
     def _spawn(self, data: int) -> int:
         executable: Any = spawn.get_executable()
         command: Any = spawn.get_command_line(pipe_handle=data)
-        with filled():
-            return util.spawnv_passfds(executable, command, [data, *self._fds])
+        # A server ignores Ctrl-C, but not from its first moment on; and what it forks shall hear
+        # of none before it is what it shall be, with a mask of its own.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            with filled():
+                return util.spawnv_passfds(executable, command, [data, *self._fds])
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _pickled(self, server: _forkserver.ServerProcess) -> memoryview:
         file = io.BytesIO()

@@ -356,6 +356,19 @@ def test_server_ignores_an_interrupt_at_the_keyboard(sleeper: Process) -> None:
     assert _launch.server_pid() == server
 
 
+def test_an_interrupt_at_the_keyboard_reaches_no_server_that_has_just_been_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.joinpath("pressed.py").write_text("import os; os.kill(os.getpid(), 2)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(Process, "preload", ("pressed",))
+    assert in_child(lambda: "pressed" in sys.modules)
+    monkeypatch.setattr(Process, "preload", ())
+    assert in_child(signal.pthread_sigmask, signal.SIG_BLOCK, ()) == set()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert capfd.readouterr().err == ""
+
+
 def test_signals_blocked_in_the_thread_that_starts_are_blocked_in_the_child_only(
     fresh_server: None,
 ) -> None:
