@@ -241,6 +241,17 @@ class _ServerPopen(stdlib_popen.Popen):
 
     def _launch(self, server: _forkserver.ServerProcess) -> None:
         story = self._pickled(server)
+        # A server ignores Ctrl-C, but not from its first moment on; and what it forks shall hear
+        # of none before it is what it shall be, with a mask of its own. Here it waits until the
+        # server has its story, or that would print that it has none.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            self._tell(story)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _tell(self, story: memoryview) -> None:
         data, theirs = pipe()
         # Whether it was read, and by whom, the first request will tell.
         with contextlib.suppress(BrokenPipeError), open(theirs, "wb") as file:
@@ -253,15 +264,8 @@ class _ServerPopen(stdlib_popen.Popen):
     def _spawn(self, data: int) -> int:
         executable: Any = spawn.get_executable()
         command: Any = spawn.get_command_line(pipe_handle=data)
-        # A server ignores Ctrl-C, but not from its first moment on; and what it forks shall hear
-        # of none before it is what it shall be, with a mask of its own.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            with filled():
-                return util.spawnv_passfds(executable, command, [data, *self._fds])
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with filled():
+            return util.spawnv_passfds(executable, command, [data, *self._fds])
 
     def _pickled(self, server: _forkserver.ServerProcess) -> memoryview:
         file = io.BytesIO()
