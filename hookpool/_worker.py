@@ -146,8 +146,10 @@ def main(link: Link, start: Start) -> None:
     die_with_parent()
     end_in_order()
     # Ctrl-C reaches the whole terminal, but what it means for the pool is the owner's decision.
-    # A handler that does nothing and not SIG_IGN: children inherit an ignored signal.
-    signal.signal(signal.SIGINT, _do_nothing)
+    # A handler that does nothing and not SIG_IGN: children inherit an ignored signal, as they
+    # are to do where the owner has it ignored, a shell's background job for instance.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _do_nothing)
     _note_forks()
     _rebuild.enter_worker()
     worker = _Worker(link, Lender(*start.lending))

@@ -158,6 +158,20 @@ pool.shutdown()
     assert out.strip() == "True"
 
 
+@pytest.mark.parametrize("method", ["hookpool", "spawn", "fork"])
+def test_what_tasks_start_is_deaf_to_an_interrupt_where_the_program_is(method):
+    """A job in the background of a script ignores Ctrl-C, and so does all that it starts."""
+    source = """
+import signal, subprocess, sys
+from hookpool import HookPoolExecutor
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+ask = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+with HookPoolExecutor(1, sys.argv[1]) as pool:
+    print(pool.submit(subprocess.check_output, [sys.executable, "-c", ask], text=True).result())
+"""
+    assert run_python("-c", source, method).strip() == "True"
+
+
 def test_a_program_that_ends_when_its_pipe_is_closed_outlives_its_workers():
     """As command line tools are set up, for `tool | head`: SIGPIPE ends them without a word."""
     source = """
