@@ -609,7 +609,9 @@ class Scheduler:
         """How many more tasks this busy worker should hold."""
         estimate = self._estimates.get(self._queue[0].group)
         if estimate is None:
-            return 2 - worker.held  # one runs and one waits: that can be taken back
+            # One runs and one waits, which can be taken back; but what is second of a longest
+            # first is not to wait behind that while those who start are given what comes later.
+            return 0 if self._starting else 2 - worker.held
         most = min(-(-self._queued // len(self._workers)), MOST_HELD - worker.held)
         missing = AHEAD_SECONDS + estimate - self._load(worker)
         return min(most, _worth(estimate, missing)) if missing >= REFILL_SECONDS else 0

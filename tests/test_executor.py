@@ -68,6 +68,17 @@ def gate(tmp_path, name="gate"):
 # -- calls ----------------------------------------------------------------------------------------
 
 
+def test_the_first_tasks_start_in_their_order(tmp_path):
+    gates = [gate(tmp_path, name) for name in "abc"]
+    with HookPoolExecutor(2) as pool:
+        futures = [pool.submit(wait_here) for wait_here, _ in gates]
+        try:
+            wait_until(lambda: futures[0].running() and futures[1].running(), 10)
+        finally:
+            for _, let_go in gates:
+                let_go()
+
+
 def test_a_lambda_runs_in_another_process(pool):
     assert pool.submit(lambda: os.getpid()).result() != os.getpid()
 

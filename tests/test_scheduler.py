@@ -148,6 +148,15 @@ def test_of_a_function_never_measured_a_worker_holds_one_and_one_ahead():
     assert [s.stop - s.start for a in sent for s in a.spans] == [1, 1, 1, 1]
 
 
+def test_nothing_waits_behind_a_task_never_measured_while_a_worker_starts():
+    """Of [long, long, short, ...] the second waited, while all the short ones ran elsewhere."""
+    desk = Desk()
+    desk.submit(4)
+
+    assert desk.ready(0) == [Send(0, (Span(0, 1, 0),))]
+    assert desk.ready(1)[0] == Send(1, (Span(1, 2, 0),))
+
+
 def test_tasks_measured_short_travel_in_messages_worth_the_time_ahead():
     desk = two_idle_workers(max_workers=2)
 
