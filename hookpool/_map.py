@@ -20,14 +20,14 @@ import time
 from collections import deque
 from itertools import chain, islice
 
-from hookpool._plain import LONGEST, are_immutable
+from hookpool._plain import ATOMS, LONGEST, are_immutable, is_immutable
 from hookpool._task import Block
 from hookpool._wire import Form
 from hookpool.errors import was_raised_by_task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from hookpool._definition import Definition
@@ -51,6 +51,16 @@ class _Error:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+def _split(items: Iterator[Any]) -> tuple[list[Any], Iterator[Any]]:
+    """The items up to the first that can be changed, and the others, of which none is taken."""
+    fixed: list[Any] = []
+    for item in items:
+        if id(type(item)) not in ATOMS and not is_immutable(item):
+            return fixed, chain((item,), items)
+        fixed.append(item)
+    return fixed, items
 
 
 class Map:
@@ -121,11 +131,9 @@ class Map:
         while left is None or left > 0:
             began = time.monotonic()
             asked = size if left is None else min(size, left)
-            items = list(islice(self._items, asked))
+            count = self._take(asked)
             slow = time.monotonic() - began > FEED_SECONDS
-            if items:
-                self._hand_over(items)
-            if len(items) < asked:
+            if count < asked:
                 # What has ended is not asked again: it might begin anew, and `zip` would take
                 # one more item from the iterables before the one that has ended.
                 self._items = iter(())
@@ -134,16 +142,36 @@ class Map:
             size = max(1, size // 2) if slow else min(size * 2, LARGEST_FEED)
         self._repeats = None  # from now on others run in between
 
+    def _take(self, most: int) -> int:
+        """Take up to `most` items and hand their calls over; returns how many there were.
+
+        Taking an item may change the one before, as a generator does that fills one array again
+        and again: what can be changed is pickled before the next item is taken.
+        """
+        before, items = self._taken, islice(self._items, most)
+        if self._repeats is not None or self._refusal is not None:
+            self._hand_over(list(items))
+        else:
+            fixed, others = _split(items)
+            if fixed:
+                self._hand_over(fixed)
+            self._pickle(zip(others, strict=False) if self._is_lone else others)
+        return self._taken - before
+
     def _hand_over(self, items: list[Any]) -> None:
         index = self._taken
-        self._taken += len(items)
         if self._refusal is not None:
+            self._taken += len(items)
             for at in range(len(items)):
                 self.take_error(index + at, self._refusal)
         elif self._form is Form.ARGS and self._are_for_one_pickle(items):
+            self._taken += len(items)
             self._submit(index, Form.LONE if self._is_lone else Form.PLAIN, items, ())
         else:
-            self._pickle(index, [(item,) for item in items] if self._is_lone else items)
+            rows = [(item,) for item in items] if self._is_lone else items
+            if self._repeats is not None:
+                self._repeats.note(rows)
+            self._pickle(rows)
 
     def _are_for_one_pickle(self, items: list[Any]) -> bool:
         """Whether all arguments refer to nothing, and are small on average."""
@@ -153,26 +181,25 @@ class Map:
         # Pickled again when they are sent; once more costs less than a look at each.
         return len(pickle.dumps(items, pickle.HIGHEST_PROTOCOL)) <= LONGEST * len(items)
 
-    def _pickle(self, index: int, rows: list[tuple[Any, ...]]) -> None:
+    def _pickle(self, rows: Iterable[tuple[Any, ...]]) -> None:
         """Hand over one pickle for each call; a call that does not travel fails alone."""
         payloads: list[Any] = []
         needs: dict[int, Definition] = {}
-        if self._repeats is not None:
-            self._repeats.note(rows)
         for args in rows:
+            index = self._taken
+            self._taken += 1
             try:
                 packet = self._packet(args)
             except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
                 # A block has no gaps: this one ends here, and the next begins after it.
-                self._submit(index, self._form, payloads, tuple(needs.values()))
-                index += len(payloads)
+                self._submit(index - len(payloads), self._form, payloads, tuple(needs.values()))
                 self.take_error(index, error)
-                index += 1
                 payloads, needs = [], {}
                 continue
             payloads.append(packet.data)
             for definition in packet.needs:
                 needs[definition.number] = definition
+        index = self._taken - len(payloads)
         self._submit(index, self._form, payloads, tuple(needs.values()))
 
     def _packet(self, args: tuple[Any, ...]) -> Packet:

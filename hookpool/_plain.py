@@ -65,6 +65,18 @@ def are_plain(args: tuple[Any, ...]) -> bool:
     return True
 
 
+def is_immutable(value: Any, depth: int = DEEPEST) -> bool:
+    """Whether a value refers to nothing, of any size."""
+    if id(type(value)) in ATOMS:
+        return True
+    if type(value) is not tuple or not depth:
+        return False
+    for item in value:  # not by `all`, and a call for few: there are two of them, mostly
+        if id(type(item)) not in ATOMS and not is_immutable(item, depth - 1):
+            return False
+    return True
+
+
 def are_immutable(values: list[Any], depth: int = DEEPEST) -> bool:
     """Whether all values refer to nothing, of any size; a few C calls for all."""
     kinds = set(map(id, map(type, values)))

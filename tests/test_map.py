@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 
@@ -85,6 +86,40 @@ def test_a_consumer_that_sleeps_is_woken(driver):
 
     assert list(results) == list(range(50))
     thread.join()
+
+
+def refilled(make):
+    """One list, or what `make` makes of it, again and again, changed each time."""
+    buffer = [0]
+    for n in range(50):
+        buffer[0] = n
+        yield make(buffer)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda one: one, lambda one: (one,), lambda one: 0 if one[0] in (0, 1, 9, 25) else one],
+    ids=["bare", "in-a-tuple", "after-numbers"],
+)
+@pytest.mark.parametrize("is_lone", [True, False])
+def test_each_call_gets_what_its_item_was_when_it_was_taken(driver, make, is_lone):
+    items = refilled(make)
+    Map(driver, Ledger(), repr, 0, items if is_lone else zip(items), is_lone).feed(None)
+
+    calls = []
+    for block in dict.fromkeys(driver.tasks):
+        loaded = [pickle.loads(one) if type(one) is bytes else one for one in block.payloads]
+        calls += [(one,) for one in loaded] if block.form is Form.LONE else loaded
+    assert calls == [(pickle.loads(pickle.dumps(item)),) for item in refilled(make)]
+
+
+def test_an_iterable_that_raises_among_what_is_pickled_at_once_says_so(driver):
+    def items():
+        yield from ([n] for n in range(20))
+        raise LookupError("of the iterable")
+
+    with pytest.raises(LookupError, match="of the iterable"):
+        Map(driver, Ledger(), repr, 0, items(), is_lone=True).feed(None)
 
 
 def test_with_a_buffer_one_item_is_taken_for_each_value(driver):

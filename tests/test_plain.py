@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookpool._plain import DEEPEST, LONGEST, are_immutable, are_plain, is_plain
+from hookpool._plain import DEEPEST, LONGEST, are_immutable, are_plain, is_immutable, is_plain
 
 
 class Number(int):
@@ -32,6 +32,7 @@ def test_plain_values(value):
     assert is_plain(value)
     assert are_plain((value, 1))
     assert are_immutable([value, 1])
+    assert is_immutable(value)
 
 
 @pytest.mark.parametrize("value", OTHERS, ids=lambda value: repr(value)[:20])
@@ -49,14 +50,17 @@ def test_tuples_are_looked_into_only_so_deep():
     assert are_immutable([value])
     assert not is_plain((value,))
     assert not are_immutable([(value,)])
+    assert is_immutable(value)
+    assert not is_immutable((value,))
 
 
 @given(st.lists(st.none() | st.integers() | st.text() | st.lists(st.none())))
 def test_many_at_once_are_judged_as_one_by_one_but_for_their_size(values):
-    def is_immutable(value):
+    def refers_to_nothing(value):
         return is_plain(value) or isinstance(value, int | str)
 
-    assert are_immutable(values) == all(map(is_immutable, values))
+    assert are_immutable(values) == all(map(refers_to_nothing, values))
+    assert list(map(is_immutable, values)) == list(map(refers_to_nothing, values))
 
 
 @given(st.recursive(st.none() | st.integers() | st.text() | st.floats(allow_nan=False), st.tuples))
