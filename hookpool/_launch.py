@@ -199,7 +199,7 @@ def _dump(obj: object, file: io.BytesIO, protocol: int | None = None) -> None:
 def _parts(process: BaseProcess) -> dict[str, object]:
     """What the user gave a process, for an error to say where in it something cannot travel."""
     given = {"_target": "target", "_args": "args", "_kwargs": "kwargs"}
-    return {given.get(name, name): value for name, value in vars(process).items() if value}
+    return {given.get(name, name): value for name, value in vars(process).items()}
 
 
 # --- spawn ---------------------------------------------------------------------------------------

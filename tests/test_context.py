@@ -68,8 +68,12 @@ def subclass():
         def run(self):
             self.writer.send(Point(len(self.name)).moved().x)
     reader, writer = ctx.Pipe(duplex=False)
+    class Array(list):
+        def __bool__(self):
+            raise ValueError("the truth value of an array is ambiguous")
     mine = Mine(name="four")
     mine.writer = writer
+    mine.array = Array([1, 2])
     mine.start()
     assert reader.recv() == 104
     mine.join()
