@@ -289,7 +289,9 @@ def _results(
 ) -> list[Any]:
     one_for_all = len(functions) == 1
     if one_for_all and keywords is None:
-        return list(itertools.starmap(functions[0], arguments))
+        function = functions[0]
+        # Not by `starmap`, which a StopIteration of the function's would end.
+        return [function(*args) for args in arguments]
     calls = zip(
         itertools.repeat(functions[0]) if one_for_all else functions,
         arguments,

@@ -576,6 +576,12 @@ def test_an_error_carries_the_traceback_of_the_worker():
     assert "hookpool/_" not in text  # none of our own frames before it
 
 
+@pytest.mark.parametrize("batch_size", ["auto", 1, 5])
+def test_a_stop_iteration_is_an_error_and_does_not_end_its_batch(batch_size):
+    with pytest.raises(RuntimeError, match="StopIteration"):  # as with joblib's own backends
+        parallel(batch_size=batch_size)(delayed(next)(iter([1] * (n != 2))) for n in range(5))
+
+
 def test_workers_survive_an_error_where_nothing_else_runs():
     first = pids()
     with pytest.raises(LookupError):
