@@ -227,6 +227,8 @@ class HookPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         try:
             return future.result()
         except errors.WorkerDied as error:
+            if errors.was_raised_by_task(error):
+                raise  # of a pool of the task's own
             raise _terminated(error) from None  # it says the same
 
     @contextlib.contextmanager

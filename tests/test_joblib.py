@@ -25,7 +25,7 @@ from joblib import Parallel, delayed, parallel_config  # noqa: E402
 from joblib.externals.loky.process_executor import TerminatedWorkerError  # noqa: E402
 
 import hookpool.joblib  # noqa: E402
-from hookpool import _batch, _buffers, errors  # noqa: E402
+from hookpool import HookPoolExecutor, _batch, _buffers, errors  # noqa: E402
 from tests import odd_errors  # noqa: E402
 from tests.helpers import AtPickle  # noqa: E402
 from tests.joblib_tracker import stop_tracker  # noqa: E402
@@ -621,6 +621,18 @@ def test_a_killed_worker_is_the_error_that_joblibs_users_catch():
     assert caught.value.exitcode == -signal.SIGKILL
     assert type(pickle.loads(pickle.dumps(caught.value))) is type(caught.value)
     assert parallel()([delayed(abs)(-1)]) == [1]
+
+
+def test_a_death_that_a_task_has_met_elsewhere_is_the_tasks_error():
+    def task():
+        with HookPoolExecutor(1) as pool:
+            pool.submit(os._exit, 5).result()
+
+    with pytest.raises(errors.WorkerDied, match="exited with code 5 while running") as caught:
+        parallel()(delayed(task)() for _ in range(2))
+
+    assert type(caught.value) is errors.WorkerDied
+    assert "in task" in str(caught.value.__cause__)
 
 
 def test_a_timeout_ends_the_call_and_not_the_backend():
