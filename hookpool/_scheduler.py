@@ -609,8 +609,8 @@ class Scheduler:
         """How many more tasks this busy worker should hold."""
         estimate = self._estimates.get(self._queue[0].group)
         if estimate is None:
-            # One runs and one waits, which can be taken back; but what is second of a longest
-            # first is not to wait behind that while those who start are given what comes later.
+            # One runs and one waits, which can be taken back. But while others start, the second
+            # one is left to them: it would wait for the first, however long that takes.
             return 0 if self._starting else 2 - worker.held
         most = min(-(-self._queued // len(self._workers)), MOST_HELD - worker.held)
         missing = AHEAD_SECONDS + estimate - self._load(worker)
