@@ -450,7 +450,7 @@ class Desk(ABC):
         if self.forked:
             return _not_ours()
         if self.broken is not None:
-            return errors.again(self.broken)
+            return errors.refusal(self.broken)
         if self.closed:
             when = "interpreter shutdown" if exiting else "shutdown"
             return too_late(when)

@@ -525,10 +525,7 @@ class Driver(Reader):
                 return errors.too_many_deaths(chore.deaths, _scheduler.DEATH_SECONDS, exitcode)
             case Why.WORKER_DIED:
                 return errors.pool_broken_by_death(pid, exitcode)
-        return self.broken or errors.PoolTerminated(
-            "the workers of the pool were terminated while this task was not finished",
-            may_have_run=True,
-        )
+        return self.broken or errors.pool_terminated()
 
 
 # -- the program's start, forks and end --------------------------------------------------------

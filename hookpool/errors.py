@@ -9,7 +9,8 @@
     │   ├── CannotPickleRecursion       ... and RecursionError
     │   ├── CannotPickleUnsupported     ... and NotImplementedError
     │   ├── CannotPickleKey             ... and KeyError
-    │   └── CannotPickleValue           ... and ValueError
+    │   ├── CannotPickleValue           ... and ValueError
+    │   └── CannotPickleNow             ... and RuntimeError
     ├── CannotUnpickle                  BrokenProcessPool, pickle.UnpicklingError
     ├── WorkerDied                      BrokenProcessPool
     ├── ResultLost                      BrokenProcessPool
@@ -45,6 +46,7 @@ __all__ = [
     "CannotPickle",
     "CannotPickleAttribute",
     "CannotPickleKey",
+    "CannotPickleNow",
     "CannotPickleRecursion",
     "CannotPickleType",
     "CannotPickleUnsupported",
@@ -118,6 +120,10 @@ class CannotPickleValue(CannotPickle, ValueError):
     """A method that an object is pickled by refused for what the object holds."""
 
 
+class CannotPickleNow(CannotPickle, RuntimeError):
+    """A lock or queue of multiprocessing, which travels only while a child is being started."""
+
+
 def cannot_pickle(message: str, error: BaseException) -> CannotPickle:
     """The CannotPickle that is also an instance of what `error` is, as far as users catch it."""
     for kind, cls in (
@@ -127,6 +133,7 @@ def cannot_pickle(message: str, error: BaseException) -> CannotPickle:
         (NotImplementedError, CannotPickleUnsupported),
         (KeyError, CannotPickleKey),
         (ValueError, CannotPickleValue),
+        (RuntimeError, CannotPickleNow),  # after those of its subclasses
     ):
         if issubclass(type(error), kind):  # isinstance would ask error.__class__
             return cls(message)
@@ -326,6 +333,23 @@ def pool_broken_by_death(pid: int | None, exitcode: int | None) -> WorkerDied:
         pid=pid,
         exitcode=exitcode,
     )
+
+
+def pool_terminated() -> PoolTerminated:
+    """The error of what a pool ran, or is given, when it was told to end its workers."""
+    return PoolTerminated(
+        "the workers of the pool were terminated or killed, and it takes no more tasks: one that "
+        "was running may have run in part; make a new pool for others",
+        may_have_run=True,
+    )
+
+
+def refusal(error: BaseException) -> BaseException:
+    """What a broken pool raises for a new task, which has certainly not started."""
+    twin = again(error)
+    if isinstance(twin, HookPoolError):
+        twin.may_have_run = False
+    return twin
 
 
 def again(error: BaseException) -> BaseException:

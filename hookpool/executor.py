@@ -153,7 +153,7 @@ class HookPoolExecutor(Executor):
         forks = context.get_start_method(allow_none=False) == "fork"
         _check_tasks_per_child(max_tasks_per_child, forks)
         if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
+            raise TypeError(f"initializer must be a callable: {initializer!r}")
         shared_memory, large = _checked_memory(shared_memory, large)
         _check_policy(on_worker_death)
         idle_timeout = _checked_timeout(idle_timeout)
@@ -465,9 +465,9 @@ def _checked_workers(max_workers: int | None) -> int:
         return min(workers, _MOST_WORKERS_WINDOWS) if sys.platform == "win32" else workers
     max_workers = _whole("max_workers", max_workers)
     if max_workers <= 0:
-        raise ValueError("max_workers must be greater than 0")
+        raise ValueError(f"max_workers must be greater than 0: {max_workers}")
     if sys.platform == "win32" and max_workers > _MOST_WORKERS_WINDOWS:
-        raise ValueError(f"max_workers must be <= {_MOST_WORKERS_WINDOWS}")
+        raise ValueError(f"max_workers must be <= {_MOST_WORKERS_WINDOWS}: {max_workers}")
     return max_workers
 
 
@@ -505,9 +505,9 @@ def _checked_reducers(name: str, reducers: object) -> dict[type, Callable[[Any],
 def _checked_memory(most: int | None, large: int) -> tuple[int | None, int]:
     most, large = None if most is None else _whole("shared_memory", most), _whole("large", large)
     if most is not None and most < 0:
-        raise ValueError("shared_memory must be >= 0")
+        raise ValueError(f"shared_memory must be >= 0: {most}")
     if large < 1:
-        raise ValueError("large must be >= 1")
+        raise ValueError(f"large must be >= 1: {large}")
     return most, large
 
 
@@ -557,9 +557,9 @@ def _check_tasks_per_child(most: int | None, forks: bool) -> None:
     if most is None:
         return
     if not isinstance(most, int):
-        raise TypeError("max_tasks_per_child must be an integer")
+        raise TypeError(f"max_tasks_per_child must be an integer: {most!r}")
     if most <= 0:
-        raise ValueError("max_tasks_per_child must be >= 1")
+        raise ValueError(f"max_tasks_per_child must be >= 1: {most}")
     if forks:
         # The replacements would be forked from a process that has threads by then.
         raise ValueError(
@@ -608,8 +608,8 @@ def get_reusable_executor(
         ValueError: `max_workers` is not positive.
     """
     global _reusable, _reusable_arguments
-    if max_workers is not None and max_workers <= 0:
-        raise ValueError(f"max_workers must be greater than 0, got {max_workers}.")
+    if max_workers is not None:
+        max_workers = _checked_workers(max_workers)
     if isinstance(context, str):
         context = multiprocessing.get_context(context)
     arguments: dict[str, Any] = {

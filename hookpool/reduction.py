@@ -349,10 +349,6 @@ class _Looker(HookPickler):
     meet_ticket = staticmethod(withdraw)
 
 
-class CannotPickleNow(pickle.PicklingError, RuntimeError):
-    """A lock or queue of multiprocessing, which travels only while a child is being started."""
-
-
 class _Sink:
     """The least that a pickler takes for a file."""
 
@@ -643,11 +639,9 @@ def raise_explained(
     # Imported late: every worker would pay for what most never need.
     from hookpool import _culprit, errors
 
-    if issubclass(raised, (errors.CannotPickle, CannotPickleNow)):
+    if issubclass(raised, errors.CannotPickle):
         raise error  # from a dump inside this one, which has explained it
     story = _culprit.explain_parts(parts, error, probe)
-    if is_startup:
-        raise CannotPickleNow(story) from error
     if is_refusal or raised in _LIKE_REFUSALS:
         raise errors.cannot_pickle(story, error) from error
     # Of a type that somebody may want to catch.

@@ -408,8 +408,9 @@ def test_stop_ends_the_fork_server_and_the_next_start_makes_another() -> None:
 def test_a_default_lock_in_a_message_is_an_error_as_in_the_standard_library() -> None:
     lock = ctx.Lock()
     reader, writer = ctx.Pipe()
-    with reader, writer, pytest.raises(RuntimeError, match="through inheritance"):
+    with reader, writer, pytest.raises(RuntimeError, match="through inheritance") as refused:
         writer.send(lock)
+    assert isinstance(refused.value, hookpool.CannotPickle)
 
 
 @pytest.mark.parametrize("make", [ctx.RawArray, ctx.Array])

@@ -32,6 +32,16 @@ def test_every_error_survives_pickling(cls):
     assert vars(twin) == vars(error)
 
 
+def test_a_task_that_a_broken_pool_refuses_has_not_run():
+    broken = errors.pool_broken_by_death(42, 1)
+
+    refused = errors.refusal(broken)
+
+    assert (str(refused), refused.pid) == (str(broken), 42)
+    assert broken.may_have_run
+    assert not refused.may_have_run
+
+
 def test_every_error_is_exported():
     assert sorted([*(cls.__name__ for cls in CLASSES), "RemoteTraceback"]) == errors.__all__
 
@@ -45,6 +55,7 @@ def test_every_error_is_exported():
         (NotImplementedError(), (NotImplementedError, pickle.PicklingError)),
         (KeyError(), (KeyError, pickle.PicklingError)),
         (ValueError(), (ValueError, pickle.PicklingError)),
+        (RuntimeError(), (RuntimeError, pickle.PicklingError)),
         (OSError(), (pickle.PicklingError,)),
     ],
 )

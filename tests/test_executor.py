@@ -626,17 +626,17 @@ def test_what_a_finished_task_held_is_let_go(pool):
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"max_workers": 0}, ValueError, "max_workers must be greater than 0"),
-        ({"max_workers": -1}, ValueError, "max_workers must be greater than 0"),
-        ({"initializer": 3}, TypeError, "initializer must be a callable"),
-        ({"max_tasks_per_child": "3"}, TypeError, "max_tasks_per_child must be an integer"),
-        ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child must be >= 1"),
+        ({"max_workers": 0}, ValueError, "max_workers must be greater than 0: 0"),
+        ({"max_workers": -1}, ValueError, "max_workers must be greater than 0: -1"),
+        ({"initializer": 3}, TypeError, "initializer must be a callable: 3"),
+        ({"max_tasks_per_child": "3"}, TypeError, "max_tasks_per_child must be an integer: '3'"),
+        ({"max_tasks_per_child": 0}, ValueError, "max_tasks_per_child must be >= 1: 0"),
         ({"on_worker_death": "panic"}, ValueError, "on_worker_death must be"),
         ({"max_workers": 2.5}, TypeError, "max_workers must be an integer: 2.5"),
         ({"shared_memory": 3.5e6}, TypeError, "shared_memory must be an integer: 3500000.0"),
-        ({"shared_memory": -1}, ValueError, "shared_memory must be >= 0"),
+        ({"shared_memory": -1}, ValueError, "shared_memory must be >= 0: -1"),
         ({"large": 1e6}, TypeError, "large must be an integer: 1000000.0"),
-        ({"large": 0}, ValueError, "large must be >= 1"),
+        ({"large": 0}, ValueError, "large must be >= 1: 0"),
         ({"idle_timeout": "5"}, TypeError, "idle_timeout must be a number of seconds or None"),
         ({"idle_timeout": -1}, ValueError, "idle_timeout must be >= 0: -1"),
         ({"idle_timeout": math.nan}, ValueError, "idle_timeout must be >= 0: nan"),
@@ -1016,8 +1016,10 @@ def test_ending_the_workers_ends_everything(tmp_path, end):
     assert isinstance(running.exception(timeout=0), BrokenProcessPool)
     assert all(future.cancelled() for future in pending)
     assert pool._processes == {}
-    with pytest.raises((BrokenProcessPool, RuntimeError)):
+    with pytest.raises(errors.PoolTerminated, match="takes no more tasks") as refused:
         pool.submit(abs, 1)
+    assert running.exception().may_have_run
+    assert not refused.value.may_have_run
 
 
 @pytest.mark.parametrize("wait", [True, False])
@@ -1230,6 +1232,12 @@ def test_the_reusable_executor_is_resized(reusable):
     assert second is first
     assert second._max_workers == 2
     assert get_reusable_executor(reuse=True)._max_workers == 2
+
+
+@pytest.mark.parametrize(("number", "error"), [(0, ValueError), ("2", TypeError)])
+def test_the_reusable_executor_checks_its_size(reusable, number, error):
+    with pytest.raises(error, match=f"max_workers must be .*: {number!r}"):
+        get_reusable_executor(number)
 
 
 def test_other_arguments_give_another_reusable_executor(reusable):
