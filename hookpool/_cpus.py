@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-#: Overrides what is found, as LOKY_MAX_CPU_COUNT does for loky.
+#: Limits what is found, as LOKY_MAX_CPU_COUNT does for loky.
 VARIABLE = "HOOKPOOL_MAX_WORKERS"
 
 # A string: pathlib takes longer to import than all of this takes to run.
@@ -14,6 +14,8 @@ _CGROUP = "/sys/fs/cgroup"
 
 def cpu_count() -> int:
     """The CPUs this process may use: the least of affinity, cgroup quota and the environment.
+
+    In the environment it is the variable ``HOOKPOOL_MAX_WORKERS``, where that is set.
 
     Returns:
         At least 1.  A quota of one and a half CPUs counts as two, since both can then be busy.

@@ -84,7 +84,11 @@ class HookProcess(BaseProcess):
 
 
 class HookContext(mp_context.BaseContext):
-    """What `multiprocessing.get_context("hookpool")` returns."""
+    """What `multiprocessing.get_context("hookpool")` returns.
+
+    It has all that the standard contexts have, `Process`, `Pool`, `Queue`, `Manager` and the like,
+    and `Listener` and `Client` besides. All objects of this class do the same.
+    """
 
     _name = NAME
     Process = HookProcess
@@ -166,6 +170,9 @@ class HookContext(mp_context.BaseContext):
 
         They are imported once, in the fork server. A module that starts threads or opens
         connections when it is imported does not belong there.
+
+        Raises:
+            TypeError: one of the names is no string.
         """
         global _preload
         names = tuple(module_names)

@@ -92,15 +92,16 @@ class HookPoolExecutor(Executor):
         max_workers: the most workers at a time; by default the CPUs this process may use (see
             `cpu_count`).
         mp_context: the multiprocessing context that starts workers, or the name of one, such as
-            ``"spawn"``; by default hookpool's.
+            ``"spawn"``; by default hookpool's. Others run the main file as they always do, so that
+            it needs its guard.
         initializer: called as ``initializer(*initargs)`` in each worker before its first task.
-            Should it raise, the pool is broken.
+            Should it raise, the pool is broken, and all tasks fail with `InitializerFailed`.
         initargs: its arguments; multiprocessing's locks and queues may be among them.
         max_tasks_per_child: a worker is replaced after so many tasks; None means never.
         on_worker_death: ``"replace"``: the death of a worker fails the task it ran, and only that.
             ``"break"``: the contract of the standard library, any death breaks the pool.
         idle_timeout: a worker without work for so many seconds ends; None means never.  Workers
-            that are forked from this process stay: others could not be forked without a risk.
+            of a ``"fork"`` context stay: others could not be forked without a risk.
         env: environment variables to set in each worker, strings to strings.
         inner_threads: how many threads numeric libraries (OpenMP, BLAS, ...) may start in a
             worker, unless the environment says so already.  By default the CPUs divided by
@@ -195,7 +196,8 @@ class HookPoolExecutor(Executor):
         """Schedule ``fn(*args, **kwargs)`` and return the future of its result.
 
         What the call refers to is pickled here and now: later changes are not seen by the worker.
-        What cannot be pickled fails the future, with the path to it.
+        What cannot be pickled fails the future, with the path to it. What the call raises does,
+        too, with the traceback of the worker; and `WorkerDied`, should its worker die.
 
         Raises:
             BrokenProcessPool: the pool is broken.
@@ -224,6 +226,9 @@ class HookPoolExecutor(Executor):
     ) -> Iterator[T]:
         """As the built-in `map`, with the calls made in workers; yields in the order of the items.
 
+        The iterator raises what a call raised when its turn comes, and ends. Closing or dropping
+        the iterator cancels the calls that no worker has started.
+
         Args:
             fn: called with one item of each iterable; pickled once.
             iterables: taken from at once, all of them, unless `buffersize` is given.
@@ -236,6 +241,8 @@ class HookPoolExecutor(Executor):
         Raises:
             ValueError: `chunksize` or `buffersize` is less than one.
             TypeError: `buffersize` is not an integer.
+            BrokenProcessPool: the pool is broken.
+            RuntimeError: the pool is shut down, or belongs to the parent of a forked process.
         """
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -352,7 +359,8 @@ class HookPoolExecutor(Executor):
     def terminate_workers(self) -> None:
         """End the workers by SIGTERM, without waiting for what they do; as in Python 3.14.
 
-        Pending futures are cancelled, running ones fail with `PoolTerminated`.
+        Pending futures are cancelled, running ones fail with `PoolTerminated`, and the pool takes
+        no more calls.
         """
         self._driver.end(_terminate)
 
@@ -595,7 +603,8 @@ def get_reusable_executor(
         max_workers: with ``reuse=True`` None keeps the present size.
         context: a multiprocessing context or the name of one.
         timeout: workers without work for so many seconds end, as with `idle_timeout`.
-        kill_workers: when the executor is replaced, do not wait for what it runs.
+        kill_workers: when the executor is replaced, kill its workers and do not wait for what
+            they run.
         reuse: True: reuse the present executor whatever its other arguments were; False: make a
             new one; ``"auto"``: reuse it if they were the same.
         job_reducers: as for `HookPoolExecutor`.
@@ -605,7 +614,8 @@ def get_reusable_executor(
         env: as for `HookPoolExecutor`.
 
     Raises:
-        ValueError: `max_workers` is not positive.
+        ValueError: an argument is out of range, as for `HookPoolExecutor`.
+        TypeError: an argument is not of the kind that is asked for.
     """
     global _reusable, _reusable_arguments
     if max_workers is not None:

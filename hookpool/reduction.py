@@ -167,6 +167,9 @@ _newobj: Any = copyreg.__newobj__  # type: ignore[attr-defined]
 class HookPickler(_CPickler):
     """A pickler for everything that `pickle` takes, and functions and classes by value.
 
+    A subclass may have a `persistent_id`, a `dispatch_table` and a `reducer_override`, as one of
+    `pickle.Pickler` may; the last hands on to `super()` what is not its own.
+
     Args:
         file: where the bytes go: an object with a ``write`` method.
         protocol: as in `pickle`; the highest by default.
