@@ -100,12 +100,14 @@ _HOMES = dict.fromkeys(("HookPoolExecutor", "get_reusable_executor"), "hookpool.
 )
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES.get(name, "hookpool.errors")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker every name would be there, misspelt ones too
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOMES.get(name, "hookpool.errors")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
