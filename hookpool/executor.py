@@ -603,8 +603,7 @@ def get_reusable_executor(
         max_workers: with ``reuse=True`` None keeps the present size.
         context: a multiprocessing context or the name of one.
         timeout: workers without work for so many seconds end, as with `idle_timeout`.
-        kill_workers: when the executor is replaced, kill its workers and do not wait for what
-            they run.
+        kill_workers: when the executor is replaced, kill its workers, and do not wait for them.
         reuse: True: reuse the present executor whatever its other arguments were; False: make a
             new one; ``"auto"``: reuse it if they were the same.
         job_reducers: as for `HookPoolExecutor`.
