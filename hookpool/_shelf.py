@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import collections
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hookpool import _rebuild
 from hookpool._buffers import Borrowed, Lender, Parcel, loads, loads_again
@@ -85,8 +85,13 @@ class Shelf:
         """Load the data of a packet."""
         return self._loads(data, self._newest)
 
-    def dump(self, obj: Any) -> bytes | Parcel:
-        """Pickle a result; the owner's classes go back by their tokens."""
+    def dump(self, obj: Any, parts: Mapping[str, Any] | None = None) -> bytes | Parcel:
+        """Pickle a result; the owner's classes go back by their tokens.
+
+        Args:
+            obj: the result, or what else goes back.
+            parts: of what is no result: what may fail to travel, as errors are to name it.
+        """
         kind = type(obj)
         if id(kind) in ATOMS and not ((kind is bytes or kind is str) and len(obj) > NEVER_LARGE):
             return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
@@ -104,7 +109,7 @@ class Shelf:
         except BaseException as error:
             pickler.withdraw()
             if isinstance(error, Exception):
-                raise_explained(error, {"result": obj})
+                raise_explained(error, parts or {"result": obj})
             raise
         pickler.shelf = None
         pickler.tickets.clear()

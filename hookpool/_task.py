@@ -390,6 +390,8 @@ def _told(work: Work, status: int, error: BaseException, text: str) -> BaseExcep
         outer: BaseException = unread
     else:
         outer = error
+        if status == Status.UNSENDABLE and issubclass(type(error), errors.HookPoolError):
+            error.__dict__.update(task=describe(work), may_have_run=True)
     _add_traceback(outer, text)
     return outer
 

@@ -486,11 +486,11 @@ class _Worker:
         except BaseException as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
             return Status.UNSENDABLE, self._dump_error(error)
 
-    def _pickled(self, obj: Any) -> bytes:
+    def _pickled(self, obj: Any, parts: Mapping[str, Any] | None = None) -> bytes:
         words = self._claims.words
         words[1] = Doing.DUMPING
         try:
-            data = self._shelf.dump(obj)
+            data = self._shelf.dump(obj, parts)
             self._stop_copy()
         except BaseException as error:
             self._stop_copy(error)
@@ -506,13 +506,15 @@ class _Worker:
         """The exception and its traceback as text; a stand-in for one that does not travel."""
         text = traceback_text(error, _OURS)
         try:
-            return self._pickled((BaseException.with_traceback(error, None), text))
+            bare = BaseException.with_traceback(error, None)
+            return self._pickled((bare, text), {"the exception": bare})
         except BaseException as why:  # noqa: BLE001 - whatever a user's __reduce__ raises
             from hookpool.errors import CannotPickle
 
             stand_in = CannotPickle(
                 f"the task raised {summary_of(error)}; the exception itself does not travel "
-                f"({text_of(why)}); see the traceback below for where it was raised"
+                f"({text_of(why)}); the traceback of the worker is above",
+                may_have_run=True,
             )
             return self._pickled((stand_in, text))
 

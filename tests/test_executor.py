@@ -228,6 +228,8 @@ def test_a_result_that_does_not_pickle_fails_its_future_only(pool):
 
     assert isinstance(error, (pickle.PicklingError, TypeError))
     assert "generator" in str(error)
+    assert error.may_have_run
+    assert "<lambda>" in error.task
 
 
 class _Unreadable:
@@ -296,6 +298,19 @@ def test_an_exception_that_does_not_travel_costs_no_worker(pool, bystander):
 
     assert "NotSent: what" in str(pool.submit(fails).exception(timeout=20))
     assert pool.submit(os.getpid).result(timeout=20) == worker
+
+
+def test_an_exception_that_does_not_travel_says_what_in_it_does_not(pool):
+    def fails():
+        error = ValueError("what")
+        error.held = sys._getframe()
+        raise error
+
+    error = pool.submit(fails).exception(timeout=20)
+
+    assert "ValueError: what" in str(error)
+    assert "(the exception -> attribute 'held': cannot pickle 'frame' object" in str(error)
+    assert error.may_have_run
 
 
 def test_a_done_callback_may_raise_what_cannot_be_logged(pool, bystander, logging_fails):
