@@ -77,8 +77,8 @@ class HookPoolError(Exception):
     """What all errors of hookpool share.
 
     Attributes:
-        task: a description of the task that failed; None where no task was concerned, or where
-            its arguments could not be pickled.
+        task: a description of the task that failed; None where it is not about one task, or
+            where the arguments of one could not be pickled.
         may_have_run: False when the task certainly had not started; True when it may have run,
             in part or whole, so that running it again is the caller's decision.
     """
