@@ -473,7 +473,7 @@ def _checked_workers(max_workers: int | None) -> int:
         return min(workers, _MOST_WORKERS_WINDOWS) if sys.platform == "win32" else workers
     max_workers = _whole("max_workers", max_workers)
     if max_workers <= 0:
-        raise ValueError(f"max_workers must be greater than 0: {max_workers}")
+        raise ValueError("max_workers must be greater than 0")  # as loky, to the letter
     if sys.platform == "win32" and max_workers > _MOST_WORKERS_WINDOWS:
         raise ValueError(f"max_workers must be <= {_MOST_WORKERS_WINDOWS}: {max_workers}")
     return max_workers
@@ -617,8 +617,8 @@ def get_reusable_executor(
         TypeError: an argument is not of the kind that is asked for.
     """
     global _reusable, _reusable_arguments
-    if max_workers is not None:
-        max_workers = _checked_workers(max_workers)
+    if max_workers is not None and _whole("max_workers", max_workers) <= 0:
+        raise ValueError(f"max_workers must be greater than 0, got {max_workers}.")
     if isinstance(context, str):
         context = multiprocessing.get_context(context)
     arguments: dict[str, Any] = {
