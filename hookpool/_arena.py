@@ -6,6 +6,7 @@ whose is `_slots`' business, and what is lent, `_buffers`'. There is no state; a
 
 from __future__ import annotations
 
+import mmap
 import os
 
 from hookpool._borrowed import mapped
@@ -25,7 +26,7 @@ _PIECE = 8 << 20
 class SharedArena(Arena):
     """An arena and its memory, mapped writable in the process that lends it."""
 
-    __slots__ = ("_gone", "fd", "view")
+    __slots__ = ("_gone", "_mapping", "fd", "view")
 
     def __init__(
         self, number: int, slot: int, count: int, sizes: dict[int, int], gone: list[object]
@@ -35,7 +36,24 @@ class SharedArena(Arena):
         self._gone = gone
         super().__init__(number, slot, count, sizes)
         self.fd = _reserved(self.size)
-        self.view = memoryview(mapped(self.fd, self.size))
+        self._mapping = mapped(self.fd, self.size)
+        self.view = memoryview(self._mapping)
+
+    def empty(self, offset: int) -> bool:
+        """See `Arena`: nobody has the slot, so nobody sees what is zero from now on."""
+        try:
+            self._mapping.madvise(mmap.MADV_REMOVE, offset, self.slot)
+        except (AttributeError, OSError):  # the system, or its file system, knows no such thing
+            return False
+        return True
+
+    def fill(self, offset: int) -> bool:
+        """See `Arena`; as in `_reserved`."""
+        try:
+            os.posix_fallocate(self.fd, offset, self.slot)
+        except OSError:
+            return False
+        return True
 
     def __del__(self) -> None:
         super().__del__()

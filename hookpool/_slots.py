@@ -17,6 +17,7 @@ Invariants, asserted by `check()`:
 4. A tainted slot never gets back into `free`, and its arena is retired.
 5. `held` is the size of all arenas that exist: those in `arenas`, and those retired of which a
    slot still exists.
+6. A slot that somebody has is not `bare`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def gaps(parts: list[tuple[int, int]], size: int, page: int = PAGE) -> list[tupl
 class Arena:
     """Some slots of one size."""
 
-    __slots__ = ("_closing", "_sizes", "count", "free", "number", "retired", "slot")
+    __slots__ = ("_closing", "_sizes", "bare", "count", "free", "number", "retired", "slot")
 
     def __init__(self, number: int, slot: int, count: int, sizes: dict[int, int]) -> None:
         # First of all: who cannot be made is still finalized, and looks at these.
@@ -87,6 +88,8 @@ class Arena:
         self.count = count
         #: The offsets of the slots that nobody refers to.
         self.free: deque[int] = deque(range(0, slot * count, slot))
+        #: Those of them that have no memory until they are taken.
+        self.bare: set[int] = set()
         #: Whether no more slots are handed out, ever.
         self.retired = False
         #: Whether `Slots.trim` is looking at it.
@@ -106,7 +109,39 @@ class Arena:
             return None
         slot = Slot(self, offset)
         # Looked at after the slot is out: `trim` looks at them in the opposite order.
-        return None if self.retired or self._closing else slot
+        if self.retired or self._closing:
+            return None
+        if offset in self.bare:
+            if not self.fill(offset):
+                return None
+            self.bare.discard(offset)
+        return slot
+
+    def strip(self, most: int) -> int:
+        """Give back the memory of free slots, of no more than it takes; returns how much it was.
+
+        Args:
+            most: enough, in bytes.
+        """
+        slots, stripped = [], 0  # nobody else's meanwhile
+        while stripped < most:
+            try:
+                slots.append(Slot(self, self.free.pop()))
+            except IndexError:
+                break
+            offset = slots[-1].offset
+            if offset not in self.bare and self.empty(offset):
+                self.bare.add(offset)
+                stripped += self.slot
+        return stripped
+
+    def empty(self, offset: int) -> bool:
+        """Give back the memory of a slot; whether that was possible."""
+        return False
+
+    def fill(self, offset: int) -> bool:
+        """Give a slot memory again; whether there was any."""
+        return True
 
     def __del__(self) -> None:
         self._sizes.pop(self.number, None)
@@ -198,22 +233,24 @@ class Slots:
         self.arenas.setdefault(arena.slot, []).append(arena)
 
     def trim(self, keep: int = 0) -> None:
-        """Let go of retired arenas, and of free ones until at most `keep` bytes are free."""
+        """Let go of retired arenas, and of free memory until at most `keep` bytes are free."""
         for some in list(self.arenas.values()):
             for arena in tuple(some):
                 if arena.retired:
                     self._remove(arena)
-        free = sum([len(a.free) * a.slot for some in list(self.arenas.values()) for a in some])
+        some = [arena for arenas in list(self.arenas.values()) for arena in arenas]
+        free = sum([(len(arena.free) - len(arena.bare)) * arena.slot for arena in some])
         for slot in sorted(self.arenas, reverse=True):  # the fewest arenas for the most memory
             for arena in self.arenas[slot][::-1]:
                 if free <= keep:
                     return
                 arena._closing = True
                 if len(arena.free) == arena.count:
-                    free -= arena.size
+                    free -= arena.size - len(arena.bare) * slot
                     self._remove(arena)
                 else:
                     arena._closing = False
+                    free -= arena.strip(free - keep)
 
     def _remove(self, arena: Arena) -> None:
         arena.retired = True
@@ -234,5 +271,6 @@ class Slots:
                 assert arena.slot == slot
                 assert len(set(free)) == len(free)
                 assert all(0 <= offset < arena.size and not offset % slot for offset in free)
+                assert arena.bare <= set(free)
                 assert self._sizes[arena.number] == arena.size
         assert all(number > 0 for number in self._sizes)

@@ -157,6 +157,27 @@ def test_an_array_keeps_its_memory(pair: Pair):
     assert (corner == expected).all()
 
 
+def test_the_memory_of_free_slots_goes_back_though_one_beside_them_is_kept(pair: Pair):
+    kept = pair.carry(data(1)).load_once()
+    more = [pair.carry(data(n)).load_once() for n in range(2, 6)]
+    [[arena]] = pair.lender._slots.arenas.values()
+    assert memory_of_file(arena.fd) == arena.size == 8 * SIZE
+    del more
+    pair.settle()
+
+    pair.lender.trim()
+    assert memory_of_file(arena.fd) == SIZE
+
+    later = [pair.carry(data(n)).load_once() for n in range(6, 9)]
+    assert memory_of_file(arena.fd) == 4 * SIZE
+    assert all(is_all(one.raw, n) for n, one in enumerate(later, 6))
+    assert is_all(kept.raw, 1)
+
+
+def memory_of_file(fd: int) -> int:
+    return os.fstat(fd).st_blocks * 512
+
+
 def test_what_is_not_loaded_is_given_back(pair: Pair):
     borrowed = pair.carry([data(1), data(2)])
     assert not pair.b.news()

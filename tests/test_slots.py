@@ -19,6 +19,26 @@ def grown(slots: Slots, size: int, room: int = 1 << 40) -> Arena:
     return arena
 
 
+class Memory(Arena):
+    """An arena that knows which of its slots have memory."""
+
+    __slots__ = ("full", "is_there_more")
+
+    def __init__(self, number: int, slot: int, count: int, sizes: dict[int, int]) -> None:
+        super().__init__(number, slot, count, sizes)
+        self.full = set(self.free)
+        self.is_there_more = True
+
+    def empty(self, offset: int) -> bool:
+        self.full.remove(offset)
+        return True
+
+    def fill(self, offset: int) -> bool:
+        if self.is_there_more:
+            self.full.add(offset)
+        return self.is_there_more
+
+
 def test_an_arena_that_cannot_be_made_is_no_error_when_it_goes():
     """Its number and where arenas are noted are the first that it knows."""
     made = Arena.__new__(Arena)
@@ -131,6 +151,28 @@ def test_trimming_keeps_what_is_in_use():
     assert slots.held == 0
 
 
+def test_trimming_gives_back_free_memory_beside_what_is_in_use():
+    slots = Slots()
+    arena = Memory(1, 1 << 20, 8, slots.sizes())
+    slots.add(arena)
+    kept = arena.take()
+    assert kept is not None
+
+    slots.trim(keep=5 << 20)
+    assert len(arena.full) == 6
+    slots.trim()
+    assert arena.full == {kept.offset}
+    slots.trim()
+
+    arena.is_there_more = False
+    assert slots.take(1 << 20) is None
+    arena.is_there_more = True
+    other = slots.take(1 << 20)
+    assert other is not None
+    assert arena.full == {kept.offset, other.offset}
+    slots.check()
+
+
 def test_threads_never_have_the_same_slot():
     """Nor does one get lost, with a thread that trims while others take and drop."""
     slots = Slots()
@@ -189,12 +231,13 @@ class Borrowing(RuleBasedStateMachine):
             length, count = self.slots.plan(size, room)
             if not count:
                 return
-            arena = Arena(self.slots.next_number(), length, count, self.slots.sizes())
+            arena = Memory(self.slots.next_number(), length, count, self.slots.sizes())
             self.arenas[arena.number] = length, count
             self.slots.add(arena)
             slot = self.slots.take(size)
             assert slot is not None
         assert slot.arena.slot >= size
+        assert slot.offset in slot.arena.full  # type: ignore[attr-defined]
         assert slot.arena.number not in self.retired
         mine = slot.arena.number, slot.offset
         assert mine not in self.tainted
@@ -217,6 +260,11 @@ class Borrowing(RuleBasedStateMachine):
     @rule(keep=st.sampled_from([0, 1 << 20]))
     def trim(self, keep: int) -> None:
         self.slots.trim(keep)
+        if not keep:
+            used = {(slot.arena.number, slot.offset) for slot in self.held}
+            for some in self.slots.arenas.values():
+                for arena in some:
+                    assert {(arena.number, at) for at in arena.full} <= used  # type: ignore[attr-defined]
 
     @invariant()
     def holds(self) -> None:
