@@ -22,7 +22,7 @@ from multiprocessing import util
 from threading import get_ident
 from time import monotonic, sleep
 
-from hookpool import _desk, _events, _scheduler, _worker, errors
+from hookpool import _desk, _events, _nesting, _scheduler, _worker, errors
 from hookpool._alarm import Alarm
 from hookpool._buffers import Exchange, socket_pair
 from hookpool._channel import Channel
@@ -113,6 +113,7 @@ class Driver(Reader):
                 if self.thread is not None:
                     return
                 _register_exit()
+                self._start.users = _nesting.users_below(self._start.initializer)
                 try:
                     self._set_up()
                 except BaseException:

@@ -31,7 +31,7 @@ from collections import deque
 from itertools import groupby
 from time import perf_counter, sleep
 
-from hookpool import _rebuild, _wire, reduction
+from hookpool import _nesting, _rebuild, _wire, reduction
 from hookpool._buffers import THRESHOLD, Exchange, Lender, Parcel, is_borrowed, loads
 from hookpool._claims import Doing
 from hookpool._ending import end_copy, end_in_order
@@ -71,9 +71,6 @@ THREAD_VARIABLES = (
 # Whose frames come before those of the task in a traceback, and say nothing to the user.
 _OURS = frozenset({__name__, "hookpool._batch"})
 
-#: How many pools are above this process: 0 in the user's own.
-depth = 0
-
 
 class Start:
     """What a worker needs to know before its first task; travels as an argument of `Process`.
@@ -99,6 +96,8 @@ class Start:
         #: How many threads numeric libraries may use; their own variables win.  None: any number.
         self.threads = threads
         self.depth = depth
+        #: See `_nesting`; known when the pool is used for the first time.
+        self.users: tuple[str, ...] = ()
         #: The most shared memory to hold, and from which size data go there.
         self.lending = lending
         #: Of types in results.
@@ -114,12 +113,12 @@ class Start:
             "result_reducers": self.reducers,
         }
         packed = worker_dumps(tuple(parts.values()), parts=parts)
-        return _start, (packed, dict(self.environ), self.threads, self.depth, self.lending)
+        rest = dict(self.environ), self.threads, self.depth, self.lending
+        return _start, (packed, self.users, *rest)
 
     def prepare(self) -> None:
         """Set the process up and run the initializer; raises what it raises."""
-        global depth
-        depth = self.depth
+        _nesting.enter(self.depth, self.users)
         os.environ.update(self.environ)
         if self.threads is not None:
             for name in THREAD_VARIABLES:
@@ -130,9 +129,9 @@ class Start:
             self.initializer(*self.initargs)
 
 
-def _start(packed: bytes, *rest: Any) -> Start:
+def _start(packed: bytes, users: tuple[str, ...], *rest: Any) -> Start:
     start = Start(None, (), *rest)
-    start._packed = packed
+    start._packed, start.users = packed, users
     return start
 
 

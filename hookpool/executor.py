@@ -26,6 +26,7 @@ import weakref
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 
+from hookpool import _nesting
 from hookpool._cpus import cpu_count
 from hookpool._plain import THRESHOLD, are_plain
 from hookpool.context import HookContext
@@ -56,8 +57,6 @@ __all__ = ["HookPoolExecutor", "cpu_count", "get_reusable_executor"]
 
 # Windows waits for at most 63 handles at once, and two are not for workers.
 _MOST_WORKERS_WINDOWS = 61
-# As loky: nobody nests pools this deep on purpose, and a fork bomb is caught in time.
-_DEEPEST = 10
 
 
 def _import_engine() -> None:
@@ -148,8 +147,7 @@ class HookPoolExecutor(Executor):
     ) -> None:
         workers = _checked_workers(max_workers)
         context = _checked_context(mp_context)
-        if isinstance(context, HookContext):
-            context.expect_processes()
+        _expect_processes(context)
         _import_engine()
         forks = context.get_start_method(allow_none=False) == "fork"
         _check_tasks_per_child(max_tasks_per_child, forks)
@@ -161,7 +159,7 @@ class HookPoolExecutor(Executor):
         environ = _checked_environ(env)
         results = _checked_reducers("result_reducers", result_reducers)
         jobs = _checked_reducers("job_reducers", job_reducers)
-        _check_depth()
+        _nesting.check_depth()
         threads = _checked_threads(inner_threads, workers)
         self._max_workers = workers
         self._mp_context = context
@@ -171,7 +169,7 @@ class HookPoolExecutor(Executor):
             initargs,
             environ,
             threads,
-            _worker.depth + 1,
+            _nesting.depth + 1,
             (self._share(), large),
             results,
         )
@@ -467,6 +465,12 @@ def _checked_context(context: BaseContext | str | None) -> BaseContext:
     return context
 
 
+def _expect_processes(context: BaseContext) -> None:
+    # Not in a worker: it imports modules that make a pool and use it in the program only.
+    if isinstance(context, HookContext) and not _nesting.depth:
+        context.expect_processes()
+
+
 def _checked_workers(max_workers: int | None) -> int:
     if max_workers is None:
         workers = cpu_count()
@@ -482,14 +486,6 @@ def _checked_workers(max_workers: int | None) -> int:
 def _check_policy(on_worker_death: str) -> None:
     if on_worker_death not in ("replace", "break"):
         raise ValueError(f"on_worker_death must be 'replace' or 'break': {on_worker_death!r}")
-
-
-def _check_depth() -> None:
-    if _worker.depth >= _DEEPEST:
-        raise errors.NestedTooDeep(
-            f"this process is in a worker of a worker, {_worker.depth} pools deep, and wanted to "
-            "make one more; this is most likely code that makes a pool when it is imported"
-        )
 
 
 def _checked_reducers(name: str, reducers: object) -> dict[type, Callable[[Any], Any]]:

@@ -33,7 +33,7 @@ from joblib._parallel_backends import (
 from joblib.externals.loky import process_executor as _loky
 from joblib.parallel import BACKENDS, BatchedCalls, parallel_config
 
-from hookpool import _batch, _worker, errors
+from hookpool import _batch, _nesting, errors
 from hookpool._arrays import Arrays, File
 from hookpool.executor import HookPoolExecutor
 
@@ -338,7 +338,7 @@ def nested(level: int) -> Any:
         register()  # a task may name the backend itself
     # What joblib's multiprocessing backend looks at to see that it is in a worker, and loky's own
     # executor to see how deep.
-    _loky._CURRENT_DEPTH = _worker.depth
+    _loky._CURRENT_DEPTH = _nesting.depth
     backend, n_jobs = HookPoolBackend(nesting_level=level).get_nested_backend()
     return parallel_config(backend=backend, n_jobs=n_jobs)
 
@@ -401,7 +401,7 @@ class _Stock:
 
     def give(self, settings: _Settings, executor: HookPoolExecutor) -> None:
         """Keep an executor that has nothing to do."""
-        if _worker.depth:  # idle workers of each worker: they would multiply
+        if _nesting.depth:  # idle workers of each worker: they would multiply
             executor.shutdown()
             return
         with self._lock:

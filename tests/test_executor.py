@@ -895,10 +895,10 @@ def test_pools_in_pools_without_end_are_an_error():
         with HookPoolExecutor(1) as inner:
             return inner.submit(deeper, n + 1).result()
 
-    from hookpool import _worker, executor
+    from hookpool import _nesting
 
     with HookPoolExecutor(
-        1, initializer=lambda: setattr(_worker, "depth", executor._DEEPEST)
+        1, initializer=lambda: setattr(_nesting, "depth", _nesting.DEEPEST)
     ) as p:
         assert isinstance(p.submit(deeper, 0).exception(), errors.NestedTooDeep)
 

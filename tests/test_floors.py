@@ -39,7 +39,7 @@ FLOORS = [
     ["_objects", "_borrowed"],
     ["_containers", "_exceptions", "_sentinels", "_type_forms"],
     ["_classes", "_handle", "_link", "_rebuild_objects", "_ticket", "_wire"],
-    ["_callables"],
+    ["_callables", "_nesting"],
     ["_scheduler", "errors", "_rebuild", "_code", "_importable", "_culprit", "_slots"],  # 0
     [
         "_annotations",

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from hookpool import _wire, _worker, errors, reduction
+from hookpool import _nesting, _wire, _worker, errors, reduction
 from hookpool._buffers import Lender
 from hookpool._channel import Channel
 from hookpool._claims import Board, are_possible
@@ -338,7 +338,7 @@ def test_durations_are_measured(owner):
 
 
 def test_a_start_runs_the_initializer_in_the_given_environment(monkeypatch):
-    monkeypatch.setattr(_worker, "depth", 0)
+    monkeypatch.setattr(_nesting, "depth", 0)
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
     for name in _worker.THREAD_VARIABLES[1:]:
         monkeypatch.setenv(name, "")
@@ -352,7 +352,7 @@ def test_a_start_runs_the_initializer_in_the_given_environment(monkeypatch):
     start.prepare()
 
     assert seen == [(1, "a")]
-    assert _worker.depth == 2
+    assert _nesting.depth == 2
     assert os.environ["OMP_NUM_THREADS"] == "9"
     assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
 
@@ -408,7 +408,7 @@ def _raise_not_sent():
 def test_an_initializer_that_fails_is_heard_of_also_where_that_cannot_be_logged(
     owner, name, monkeypatch, logging_fails
 ):
-    monkeypatch.setattr(_worker, "depth", 0)
+    monkeypatch.setattr(_nesting, "depth", 0)
     start = _worker.Start(odd_errors.throw, (name,), {}, None, 1)
 
     assert not owner.worker.prepare(start)
