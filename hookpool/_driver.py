@@ -113,8 +113,11 @@ class Driver(Reader):
                 if self.thread is not None:
                     return
                 _register_exit()
-                self._start.users = _nesting.users_below(self._start.initializer)
+                user = _nesting.being_imported()
+                self._start.users = _nesting.users_below(user)
                 try:
+                    if user is not None and not self._scheduler.config.all_at_once:
+                        self._start.pack()
                     self._set_up()
                 except BaseException:
                     lost = self._undo_open()

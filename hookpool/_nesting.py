@@ -24,8 +24,6 @@ users: tuple[str, ...] = ()
 
 #: What runs tasks, and nothing below it on a stack is of a task.
 _WORKER: Final = "hookpool._worker"
-#: Workers do not import it.
-_MAINS: Final = frozenset({"__main__", "__mp_main__"})
 
 
 def enter(pools: int, their_users: tuple[str, ...]) -> None:
@@ -45,21 +43,18 @@ def check_depth() -> None:
         )
 
 
-def users_below(initializer: object) -> tuple[str, ...]:
+def users_below(user: str | None) -> tuple[str, ...]:
     """The `users` in the workers of a pool that is used from now on.
 
     Args:
-        initializer: of the workers.
+        user: the module `being_imported`.
 
     Raises:
-        NestedTooDeep: a module is being imported that used one of the pools above in this way; or
-            the initializer is of a module that is being imported.
+        NestedTooDeep: it has used one of the pools above in this way.
     """
-    user = _being_imported()
     if user is None:
         return users
-    # An initializer is pickled by the pool's own thread, which would wait for the import to end.
-    if user in users or getattr(initializer, "__module__", None) == user:
+    if user in users:
         from hookpool import errors
 
         raise errors.NestedTooDeep(
@@ -70,14 +65,17 @@ def users_below(initializer: object) -> tuple[str, ...]:
     return (*users, user)
 
 
-def _being_imported() -> str | None:
-    """The module whose code runs in this thread because it is imported, the innermost one."""
+def being_imported() -> str | None:
+    """The module whose code runs in this thread because it is imported, the innermost one.
+
+    Not the main one, which is run, and which workers do not import.
+    """
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         name = frame.f_globals.get("__name__")
         if name == _WORKER:
             return None
-        if frame.f_code.co_name == "<module>" and type(name) is str and name not in _MAINS:
-            return name
+        if frame.f_code.co_name == "<module>" and type(name) is str:
+            return name if name != "__main__" else None
         frame = frame.f_back
     return None

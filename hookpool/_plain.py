@@ -66,7 +66,7 @@ def are_plain(args: tuple[Any, ...]) -> bool:
 
 
 def is_immutable(value: Any, depth: int = DEEPEST) -> bool:
-    """Whether a value refers to nothing, of any size."""
+    """Whether a value refers to nothing, of any size; for one that comes alone."""
     if id(type(value)) in ATOMS:
         return True
     if type(value) is not tuple or not depth:

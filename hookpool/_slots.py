@@ -118,12 +118,12 @@ class Arena:
         return slot
 
     def strip(self, most: int) -> int:
-        """Give back the memory of free slots, of no more than it takes; returns how much it was.
+        """Give back the memory of free slots until it is this much, in bytes.
 
-        Args:
-            most: enough, in bytes.
+        Returns:
+            How much it was: a slot too much, or less, where there is no more.
         """
-        slots, stripped = [], 0  # nobody else's meanwhile
+        slots, stripped = [], 0  # they are ours meanwhile, and free again when this returns
         while stripped < most:
             try:
                 slots.append(Slot(self, self.free.pop()))
@@ -238,8 +238,8 @@ class Slots:
             for arena in tuple(some):
                 if arena.retired:
                     self._remove(arena)
-        some = [arena for arenas in list(self.arenas.values()) for arena in arenas]
-        free = sum([(len(arena.free) - len(arena.bare)) * arena.slot for arena in some])
+        left = [arena for some in list(self.arenas.values()) for arena in some]
+        free = sum([(len(arena.free) - len(arena.bare)) * arena.slot for arena in left])
         for slot in sorted(self.arenas, reverse=True):  # the fewest arenas for the most memory
             for arena in self.arenas[slot][::-1]:
                 if free <= keep:

@@ -23,6 +23,7 @@ when the main thread is inside a long task; it sleeps on a lock while nothing wa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -104,7 +105,21 @@ class Start:
         self.reducers = reducers
         self._packed: bytes | None = None
 
+    def pack(self) -> None:
+        """Pickle what is the user's here and now, and not in the thread that starts workers.
+
+        That one would wait for a module that is being imported, while who imports it waits for
+        the workers. What travels only to a child that is being started is left to it.
+        """
+        with contextlib.suppress(Exception):  # of anything else it will say the same
+            self._packed = self._dumped()
+
     def __reduce__(self) -> tuple[Any, ...]:
+        packed = self._packed if self._packed is not None else self._dumped()
+        rest = dict(self.environ), self.threads, self.depth, self.lending
+        return _start, (packed, self.users, *rest)
+
+    def _dumped(self) -> bytes:
         from hookpool._worker_pickler import worker_dumps  # late: it is the owner who sends
 
         parts = {
@@ -112,9 +127,7 @@ class Start:
             "initargs": self.initargs,
             "result_reducers": self.reducers,
         }
-        packed = worker_dumps(tuple(parts.values()), parts=parts)
-        rest = dict(self.environ), self.threads, self.depth, self.lending
-        return _start, (packed, self.users, *rest)
+        return worker_dumps(tuple(parts.values()), parts=parts)
 
     def prepare(self) -> None:
         """Set the process up and run the initializer; raises what it raises."""

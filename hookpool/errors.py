@@ -207,7 +207,7 @@ class ForkedPool(HookPoolError, RuntimeError):
 
 
 class NestedTooDeep(HookPoolError, RuntimeError):
-    """A pool inside a pool inside a pool ...: most likely a fork bomb."""
+    """A pool in a worker of a pool in a worker ...: processes would multiply without end."""
 
 
 class InternalError(HookPoolError, RuntimeError):

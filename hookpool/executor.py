@@ -200,6 +200,8 @@ class HookPoolExecutor(Executor):
         Raises:
             BrokenProcessPool: the pool is broken.
             RuntimeError: the pool is shut down, or belongs to the parent of a forked process.
+            NestedTooDeep: a module does this when it is imported, and is imported in a worker of
+                the pool that it used then.
         """
         driver = self._driver
         future: HookFuture[T] = HookFuture(driver)
@@ -225,7 +227,7 @@ class HookPoolExecutor(Executor):
         """As the built-in `map`, with the calls made in workers; yields in the order of the items.
 
         The iterator raises what a call raised when its turn comes, and ends. Closing or dropping
-        the iterator cancels the calls that no worker has started.
+        it after the first value cancels the calls that no worker has started.
 
         Args:
             fn: called with one item of each iterable; pickled once.
@@ -239,8 +241,7 @@ class HookPoolExecutor(Executor):
         Raises:
             ValueError: `chunksize` or `buffersize` is less than one.
             TypeError: `buffersize` is not an integer.
-            BrokenProcessPool: the pool is broken.
-            RuntimeError: the pool is shut down, or belongs to the parent of a forked process.
+            BrokenProcessPool, RuntimeError, NestedTooDeep: as `submit`.
         """
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")

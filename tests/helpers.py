@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import os
 import resource
 import signal
@@ -72,6 +73,19 @@ def run_as(mode: str, source: str, *, timeout: float = 60) -> str:
         }[mode]
         stdin = source if mode == "stdin" else None
         return run_python(*arguments, stdin=stdin, cwd=folder, timeout=timeout)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """What goes meanwhile goes with its last reference, and was in no cycle."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 # --- forks ---------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from hookpool import _definitions, _rebuild, reduction
 from hookpool._definition import Definition, Reference
 from hookpool._definitions import Ledger, Packet
 from tests.elsewhere import Elsewhere
+from tests.helpers import no_collections
 from tests.owner import Pool
 
 model: Any = None
@@ -694,12 +695,9 @@ def test_a_ledger_is_gone_with_its_last_user() -> None:
     ledger = Ledger()
     ledger.dump((Row(),))
     watched = weakref.ref(ledger)
-    gc.disable()
-    try:
+    with no_collections():
         del ledger
         assert watched() is None
-    finally:
-        gc.enable()
 
 
 def test_a_global_that_also_sits_in_a_cell_is_one_object_with_the_first_function_only(

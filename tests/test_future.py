@@ -14,7 +14,7 @@ import pytest
 from hookpool import _future
 from hookpool._future import HookFuture, settle, settle_one
 from tests import odd_errors
-from tests.helpers import exit_code_of_fork, held_elsewhere
+from tests.helpers import exit_code_of_fork, held_elsewhere, no_collections
 
 
 class Pool:
@@ -212,12 +212,9 @@ def test_who_raises_what_a_future_failed_with_leaves_no_cycle():
         future.result()
 
     gone = weakref.ref(future)
-    gc.disable()
-    try:
+    with no_collections():
         del future
         assert gone() is None
-    finally:
-        gc.enable()
 
 
 def test_cancel_and_running_are_what_the_pool_says():

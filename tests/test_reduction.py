@@ -34,7 +34,7 @@ from hookpool import reduction
 from hookpool.reduction import HookPickler, dumps, loads
 from tests import odd_errors
 from tests.elsewhere import ROOT, Elsewhere, RaisedElsewhere
-from tests.helpers import Raising
+from tests.helpers import Raising, no_collections
 
 HERE = sys.modules[__name__]
 pytestmark = pytest.mark.usefixtures("by_value")
@@ -675,11 +675,8 @@ def test_nothing_that_was_pickled_is_kept_alive(size: int) -> None:
             dumps(obj)
         return weakref.ref(captured)
 
-    gc.disable()
-    try:
+    with no_collections():
         assert watched()() is None
-    finally:
-        gc.enable()
     failed = watched(threading.Lock())
     gc.collect()  # an error that was raised from another one is a cycle
     assert failed() is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +14,7 @@ from hookpool._definitions import Ledger
 from hookpool._handle import Handle
 from hookpool._repeats import Repeats, repeats_in
 from hookpool.executor import HookPoolExecutor
-from tests.helpers import numbers
+from tests.helpers import no_collections, numbers
 from tests.processes import wait_until, written
 
 np = pytest.importorskip("numpy")
@@ -168,17 +167,16 @@ def test_what_two_arguments_have_in_common_is_one_object(pool: HookPoolExecutor)
 
 
 def test_a_map_that_nobody_looks_at_keeps_nothing(pool: HookPoolExecutor):
-    gc.disable()
-    try:
+    with no_collections():
         results = pool.map(lambda x, n: n, [numbers(8 * MB)] * 9, range(9))
         del results
         wait_until(lambda: held(pool) < 8 * MB)
-    finally:
-        gc.enable()
 
 
-def test_a_generator_that_fills_one_array_again_and_again(pool: HookPoolExecutor):
-    """It may have run on by the time that its items are pickled, as ever; but within bounds."""
+@pytest.mark.parametrize("buffersize", [None, 1])
+def test_a_generator_that_fills_one_array_again_and_again(
+    pool: HookPoolExecutor, buffersize: int | None
+):
     x = numbers()
 
     def fill() -> Iterator[Any]:
@@ -186,7 +184,7 @@ def test_a_generator_that_fills_one_array_again_and_again(pool: HookPoolExecutor
             x[:] = n
             yield x
 
-    got = list(pool.map(lambda x: (int(x.min()), int(x.max())), fill(), buffersize=1))
+    got = list(pool.map(lambda x: (int(x.min()), int(x.max())), fill(), buffersize=buffersize))
     assert got == [(n, n) for n in range(40)]
 
 

@@ -158,6 +158,43 @@ pool.shutdown()
     assert out.strip() == "True"
 
 
+@pytest.mark.parametrize(("where", "is_finished"), [("inside", True), ("around", False)])
+def test_asyncio_makes_of_an_interrupt_a_cancellation_in_its_coroutine(
+    where, is_finished, tmp_path
+):
+    """As limits.md says: a pool in there waits for what runs, one around it does not."""
+    source = """
+import asyncio, contextlib, os, signal, sys, time
+from hookpool import HookPoolExecutor
+where, finished, heard = sys.argv[1:]
+owner = os.getpid()
+
+def task():
+    os.kill(owner, signal.SIGINT)
+    while not os.path.exists(heard):  # the coroutine has heard of it
+        time.sleep(0.01)
+    time.sleep(1 if where == "inside" else 60)
+    open(finished, "x")
+
+async def main(pool):
+    with HookPoolExecutor(1) if where == "inside" else contextlib.nullcontext(pool) as pool:
+        try:
+            await asyncio.get_running_loop().run_in_executor(pool, task)
+        finally:
+            open(heard, "x")
+
+with contextlib.suppress(KeyboardInterrupt):
+    if where == "inside":
+        asyncio.run(main(None))
+    else:
+        with HookPoolExecutor(1) as pool:
+            asyncio.run(main(pool))
+"""
+    finished = tmp_path / "finished"
+    run_python("-c", source, where, str(finished), str(tmp_path / "heard"), timeout=30)
+    assert finished.exists() == is_finished
+
+
 @pytest.mark.parametrize("method", ["hookpool", "spawn", "fork"])
 def test_what_tasks_start_is_deaf_to_an_interrupt_where_the_program_is(method):
     """A job in the background of a script ignores Ctrl-C, and so does all that it starts."""
