@@ -177,7 +177,7 @@ class Ledger:
 
         now = watch(fn)  # before it is pickled: what changes in between shows next time
         parts = {"the function": fn}
-        packet = self._written(DefinitionPickler, fn, parts, self._sharing(), table, True)
+        packet = self._written(DefinitionPickler, fn, parts, self.sharing(), table, True)
         data, captures = packet.data, packet.notes.captures if packet.notes else {}
         known = self._functions.get(id(fn))
         # Without the lock: it may be gigabytes that are compared.
@@ -203,7 +203,8 @@ class Ledger:
             self._remember(self._functions, fn, entry)
         return definition
 
-    def _sharing(self) -> Sharing:
+    def sharing(self) -> Sharing:
+        """In the place of the lender, for what several workers will have."""
         return self._copies.sharing(SHARED, self._lender.least())
 
     def _is_still_latest(self, entry: _Entry) -> bool:
@@ -233,7 +234,7 @@ class Ledger:
             pickle.PicklingError: something in it cannot travel.
         """
         # In a small pickle nothing could be read-only: so all buffers leave it.
-        sharing = self._copies.sharing(READ_ONLY, 1) if read_only else self._sharing()
+        sharing = self._copies.sharing(READ_ONLY, 1) if read_only else self.sharing()
         table = self._protecting() if read_only else None
         try:
             packet = self._written(LedgerPickler, obj, {"object": obj}, sharing, table, True)
@@ -338,7 +339,7 @@ class Ledger:
             return definition
         # An error is explained where it is known how the class was come by.
         packet = self._written(
-            ClassPickler, cls, None, self._sharing(), asking.table, asking.is_for_many
+            ClassPickler, cls, None, self.sharing(), asking.table, asking.is_for_many
         )
         notes = packet.notes
         assert notes is not None

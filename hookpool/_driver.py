@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from hookpool._buffers import Lender
     from hookpool._definitions import Ledger
+    from hookpool._start import Start
     from hookpool._task import Work
 
 
@@ -85,7 +86,7 @@ class Driver(Reader):
         self,
         config: _scheduler.Config,
         context: BaseContext,
-        start: _worker.Start,
+        start: Start,
         ledger: Ledger,
         lender: Lender,
     ) -> None:
@@ -445,7 +446,9 @@ class Driver(Reader):
                 worker_rights,
             )
             process = self._context.Process(  # type: ignore[attr-defined]
-                target=_worker.main, args=(link, self._start), name=f"HookPoolWorker-{number}"
+                target=_worker.main,
+                args=(link, self._start.through(exchange)),
+                name=f"HookPoolWorker-{number}",
             )
             process.start()
             undo.pop_all()

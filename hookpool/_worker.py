@@ -23,7 +23,6 @@ when the main thread is inside a long task; it sleeps on a lock while nothing wa
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import signal
@@ -32,8 +31,8 @@ from collections import deque
 from itertools import groupby
 from time import perf_counter, sleep
 
-from hookpool import _nesting, _rebuild, _wire, reduction
-from hookpool._buffers import THRESHOLD, Exchange, Lender, Parcel, is_borrowed, loads
+from hookpool import _rebuild, _wire
+from hookpool._buffers import Exchange, Lender, Parcel, is_borrowed, loads
 from hookpool._claims import Doing
 from hookpool._ending import end_copy, end_in_order
 from hookpool._lifeline import die_with_parent
@@ -51,101 +50,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hookpool._buffers import Borrowed
-    from hookpool.reduction import Table
+    from hookpool._start import Start
 
 # The longest that the result of a finished task waits for company (DESIGN: "by the millisecond").
 FLUSH_SECONDS = 0.001
 # Results of this size together are worth a write of their own: more would only use memory.
 FLUSH_BYTES = 1 << 16
 
-# Libraries that start a thread per CPU unless told otherwise, by the variable each reads.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-
 # Whose frames come before those of the task in a traceback, and say nothing to the user.
 _OURS = frozenset({__name__, "hookpool._batch"})
-
-
-class Start:
-    """What a worker needs to know before its first task; travels as an argument of `Process`.
-
-    Pickled as bytes in bytes: what does not unpickle then fails the initializer, with a message,
-    and does not end the process in the middle of its start.  With fork nothing is pickled.
-    """
-
-    def __init__(
-        self,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
-        environ: Mapping[str, str],
-        threads: int | None,
-        depth: int,
-        lending: tuple[int | None, int] = (None, THRESHOLD),
-        reducers: Table | None = None,
-    ) -> None:
-        self.initializer = initializer
-        self.initargs = initargs
-        #: Variables to set, whatever they are now.
-        self.environ = environ
-        #: How many threads numeric libraries may use; their own variables win.  None: any number.
-        self.threads = threads
-        self.depth = depth
-        #: See `_nesting`; known when the pool is used for the first time.
-        self.users: tuple[str, ...] = ()
-        #: The most shared memory to hold, and from which size data go there.
-        self.lending = lending
-        #: Of types in results.
-        self.reducers = reducers
-        self._packed: bytes | None = None
-
-    def pack(self) -> None:
-        """Pickle what is the user's here and now, and not in the thread that starts workers.
-
-        That one would wait for a module that is being imported, while who imports it waits for
-        the workers. What travels only to a child that is being started is left to it.
-        """
-        with contextlib.suppress(Exception):  # of anything else it will say the same
-            self._packed = self._dumped()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        packed = self._packed if self._packed is not None else self._dumped()
-        rest = dict(self.environ), self.threads, self.depth, self.lending
-        return _start, (packed, self.users, *rest)
-
-    def _dumped(self) -> bytes:
-        from hookpool._worker_pickler import worker_dumps  # late: it is the owner who sends
-
-        parts = {
-            "the initializer": self.initializer,
-            "initargs": self.initargs,
-            "result_reducers": self.reducers,
-        }
-        return worker_dumps(tuple(parts.values()), parts=parts)
-
-    def prepare(self) -> None:
-        """Set the process up and run the initializer; raises what it raises."""
-        _nesting.enter(self.depth, self.users)
-        os.environ.update(self.environ)
-        if self.threads is not None:
-            for name in THREAD_VARIABLES:
-                os.environ.setdefault(name, str(self.threads))
-        if self._packed is not None:
-            self.initializer, self.initargs, self.reducers = reduction.loads(self._packed)
-        if self.initializer is not None:
-            self.initializer(*self.initargs)
-
-
-def _start(packed: bytes, users: tuple[str, ...], *rest: Any) -> Start:
-    start = Start(None, (), *rest)
-    start._packed, start.users = packed, users
-    return start
 
 
 def main(link: Link, start: Start) -> None:
@@ -242,7 +155,7 @@ class _Worker:
     def prepare(self, start: Start) -> bool:
         """Run the initializer and report; False when it raised."""
         try:
-            start.prepare()
+            start.prepare(self._exchange)
             self._stop_copy()
         except BaseException as error:  # noqa: BLE001 - the outer edge: the owner hears of it
             self._stop_copy(error)

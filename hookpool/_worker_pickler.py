@@ -20,13 +20,24 @@ from hookpool._handle import reduce_by_number
 from hookpool._importable import is_importable, is_module_importable
 from hookpool._met import STAMPS
 from hookpool._plain import ATOMS
+from hookpool._plans import plans
 from hookpool._sentinels import is_noted, is_sentinel, note_sentinels, reduce_sentinel
-from hookpool.reduction import HookPickler, ReusablePickler, dumps_by, gathered, write
+from hookpool.reduction import (
+    HookPickler,
+    ReusablePickler,
+    dumps_by,
+    gathered,
+    raise_explained,
+    take,
+    write,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from hookpool._buffers import Parcel
+    from hookpool._sharing import Sharing
     from hookpool.reduction import Table
 
 
@@ -94,6 +105,33 @@ class TaskPickler(ReusablePickler, WorkerPickler):
     """Writes for a worker, one object after the other."""
 
     __slots__ = ()
+
+
+class StartPickler(TaskPickler):
+    """Writes what each worker of a pool is told first."""
+
+    __slots__ = ("sharing",)
+
+    gathers = True
+    sharing: Sharing
+
+    def digest(self, buffer: pickle.PickleBuffer) -> bytes:
+        """As for any worker; of what was copied before it is known."""
+        return self.sharing.digest(buffer)
+
+
+def start_gathered(obj: Any, parts: Mapping[str, Any], sharing: Sharing) -> bytes | Parcel:
+    """As `worker_dumps`, but what is large is shared by all workers."""
+    plans.check()
+    pickler = take(StartPickler)
+    pickler.sharing = sharing
+    try:
+        data: bytes | Parcel = pickler.gathered(obj, sharing)
+    except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+        raise_explained(error, parts)
+    del pickler.sharing
+    pickler.release(len(data))
+    return data
 
 
 def worker_dumps(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["HookContext", "HookProcess", "stop"]
 
 #: What every child needs, whatever it then does. Nothing here starts threads.
-PRELOAD: Final = ("hookpool.context", "hookpool.reduction", "hookpool._worker")
+PRELOAD: Final = ("hookpool.context", "hookpool.reduction", "hookpool._start", "hookpool._worker")
 
 #: What many children need, and no worker before the first result of a program.
 PRELOAD_LATER: Final = (

@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
     # For the type checker; `_import_engine` binds these names.
-    from hookpool import _desk, _events, _scheduler, _worker, errors
+    from hookpool import _desk, _events, _scheduler, errors
     from hookpool._buffers import Lender
     from hookpool._definitions import Ledger, Packet
     from hookpool._driver import Driver
     from hookpool._future import HookFuture
     from hookpool._map import Map
     from hookpool._repeats import repeats_in
+    from hookpool._start import Start
     from hookpool._task import Task
     from hookpool._wire import Form
     from hookpool.reduction import Table
@@ -65,17 +66,18 @@ def _import_engine() -> None:
     Not at the top, as elsewhere: it takes about as long as a fork server takes to start, which it
     does meanwhile. Together with the imports there it is most of what a short program waits for.
     """
-    global Driver, Form, HookFuture, Ledger, Lender, Map, Task, repeats_in
-    global _desk, _events, _scheduler, _worker, errors
+    global Driver, Form, HookFuture, Ledger, Lender, Map, Start, Task, repeats_in
+    global _desk, _events, _scheduler, errors
     if getattr(threading, "_SHUTTING_DOWN", False):  # what is imported would say it otherwise
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-    from hookpool import _desk, _events, _scheduler, _worker, errors
+    from hookpool import _desk, _events, _scheduler, errors
     from hookpool._buffers import Lender
     from hookpool._definitions import Ledger
     from hookpool._driver import Driver
     from hookpool._future import HookFuture
     from hookpool._map import Map
     from hookpool._repeats import repeats_in
+    from hookpool._start import Start
     from hookpool._task import Task
     from hookpool._wire import Form
 
@@ -164,7 +166,9 @@ class HookPoolExecutor(Executor):
         self._max_workers = workers
         self._mp_context = context
         self._shared_memory = shared_memory
-        self._start = start = _worker.Start(
+        lender = Lender(shared_memory, large)
+        self._ledger = Ledger(lender, jobs)
+        self._start = start = Start(
             initializer,
             initargs,
             environ,
@@ -172,9 +176,8 @@ class HookPoolExecutor(Executor):
             _nesting.depth + 1,
             (self._share(), large),
             results,
+            self._ledger.sharing,
         )
-        lender = Lender(shared_memory, large)
-        self._ledger = Ledger(lender, jobs)
         config = _scheduler.Config(
             workers,
             max_tasks_per_child,

@@ -24,6 +24,7 @@ FLOORS = [
     ["_crew"],
     ["_task", "managers"],
     ["_worker", "_launch", "_primitives", "_pool"],  # 2
+    ["_start"],
     ["_returned"],
     ["_repeats"],
     ["_definitions", "_shelf"],

@@ -9,13 +9,12 @@ import time
 
 import pytest
 
-from hookpool import _nesting, _wire, _worker, errors, reduction
+from hookpool import _nesting, _start, _wire, _worker, errors, reduction
 from hookpool._buffers import Lender
 from hookpool._channel import Channel
 from hookpool._claims import Board, are_possible
 from hookpool._link import Link
 from hookpool._wire import Form, Kind, Status
-from hookpool._worker_pickler import worker_dumps
 from tests import odd_errors
 from tests.helpers import wait_until
 
@@ -337,36 +336,6 @@ def test_durations_are_measured(owner):
     assert owner.receive(1)[0].micros >= 20_000
 
 
-def test_a_start_runs_the_initializer_in_the_given_environment(monkeypatch):
-    monkeypatch.setattr(_nesting, "depth", 0)
-    monkeypatch.setenv("OMP_NUM_THREADS", "9")
-    for name in _worker.THREAD_VARIABLES[1:]:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOOKPOOL_TEST", "before")
-    seen = []
-    start = _worker.Start(
-        lambda x: seen.append((x, os.environ["HOOKPOOL_TEST"])), (1,), {"HOOKPOOL_TEST": "a"}, 3, 2
-    )
-
-    start.prepare()
-
-    assert seen == [(1, "a")]
-    assert _nesting.depth == 2
-    assert os.environ["OMP_NUM_THREADS"] == "9"
-    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
-
-
-def test_a_start_travels_in_one_pickle_and_opens_late():
-    start = _worker.Start(len, ("abc",), {"A": "b"}, None, 1)
-
-    twin = reduction.loads(worker_dumps(start))
-
-    assert twin.initializer is None
-    assert twin.environ == {"A": "b"}
-    assert reduction.loads(twin._packed) == (len, ("abc",), None)
-
-
 @pytest.mark.parametrize("name", odd_errors.NAMES)
 @pytest.mark.parametrize("is_plain", [True, False])
 def test_whatever_a_task_raises_arrives_and_the_next_one_runs(owner, name, is_plain):
@@ -409,7 +378,7 @@ def test_an_initializer_that_fails_is_heard_of_also_where_that_cannot_be_logged(
     owner, name, monkeypatch, logging_fails
 ):
     monkeypatch.setattr(_nesting, "depth", 0)
-    start = _worker.Start(odd_errors.throw, (name,), {}, None, 1)
+    start = _start.Start(odd_errors.throw, (name,), {}, None, 1)
 
     assert not owner.worker.prepare(start)
 

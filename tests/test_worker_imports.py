@@ -48,6 +48,7 @@ NEEDED = {
     "hookpool._shelf",
     "hookpool._slots",
     "hookpool._spin",
+    "hookpool._start",
     "hookpool._streams",
     "hookpool._ticket",
     "hookpool._type_forms",
