@@ -6,11 +6,15 @@ to whom, and its lock is around every call here that writes.  Never blocks.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
+import time
 
 from hookpool import _wire
 from hookpool._buffers import Parcel
+from hookpool._claims import Doing
 from hookpool._spin import Spin
 from hookpool._task import Task, end_of_run, run_frame
 from hookpool._wire import Form, Kind
@@ -35,8 +39,8 @@ class Worker:
     """See the module."""
 
     __slots__ = (
-        "channel", "death", "definitions", "exchange", "is_taking_in", "killed", "lacking",
-        "number", "pidfd", "process", "reader", "reading", "retired", "spin", "unfit",
+        "channel", "death", "definitions", "exchange", "is_overdue", "is_taking_in", "killed",
+        "lacking", "number", "pidfd", "process", "reader", "reading", "retired", "spin", "unfit",
     )  # fmt: skip
 
     def __init__(
@@ -68,11 +72,43 @@ class Worker:
         self.unfit = False
         #: Whether the owner killed it, for a task that nobody wants any more.
         self.killed = False
+        #: Whether it did so because the task had had its time.
+        self.is_overdue = False
 
     def fds(self) -> list[int]:
         """The descriptors that a forked child of the owner must close, but for the exchange's."""
         pidfd = [] if self.pidfd is None else [self.pidfd]
         return self.channel.fds() + pidfd
+
+    def task_at(self) -> int:
+        """The task that it loads, runs, or pickles the result of; -1 if none, as far as is known.
+
+        Not one whose result it writes: that has had what it needs.
+        """
+        doing = self.channel.doing()
+        return -1 if doing is Doing.NOTHING or doing is Doing.SENDING else self.channel.started()
+
+    def stop_at(self, task: int) -> bool:
+        """Stop it where it is, if it is at this task; whether that is so.
+
+        Between a look and a signal it might go on to the next task, which must not suffer.
+        """
+        self._signal(signal.SIGSTOP)
+        for _ in range(_STOP_LOOKS):
+            if _is_at_rest(self.process.pid):
+                break
+            time.sleep(0.001)
+        if self.task_at() == task:
+            return True
+        self._signal(signal.SIGCONT)
+        return False
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):  # it has ended
+            if self.pidfd is None:
+                os.kill(self.process.pid, number)  # type: ignore[arg-type]
+            else:
+                signal.pidfd_send_signal(self.pidfd, number)
 
     def pass_on_reading(self) -> None:
         """Let another thread read: the one that does has interrupted itself, and will not."""
@@ -166,6 +202,20 @@ class Worker:
             self.definitions.discard(number)
             self.lacking.discard(number)
             self.channel.send(_wire.frame(Kind.FORGET, number))
+
+
+# How often, a millisecond apart, it is looked whether a worker has stopped.  Who is in a system
+# call that nothing interrupts does not, and goes nowhere, either.
+_STOP_LOOKS = 50
+
+
+def _is_at_rest(pid: int | None) -> bool:
+    """Whether a process has stopped, or ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "TtZX"
+    except OSError:
+        return True
 
 
 def _open_pidfd(pid: int | None) -> int | None:

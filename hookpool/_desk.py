@@ -34,6 +34,7 @@ from time import monotonic
 from hookpool import _events, _scheduler, errors
 from hookpool._claims import are_possible
 from hookpool._events import Why
+from hookpool._limits import pause
 from hookpool._task import Block, Task
 
 TYPE_CHECKING = False
@@ -130,6 +131,8 @@ class Desk(ABC):
         self._inbox: deque[_events.Event] = deque()
         #: When the scheduler wants to be woken, by `time.monotonic`.
         self._wake_at: float | None = None
+        #: When workers are looked at that have calls with a time limit.
+        self._look_at: float | None = None
         #: When what is left of the workers is killed.
         self._kill_at: float | None = None
         #: Why a process could not be started, or what its initializer raised, the last time.
@@ -498,12 +501,18 @@ class Desk(ABC):
             self._send(worker, (_events.Span(number, number + 1, task.group),))
         else:
             self._note_outbox(worker)
+            if task.limit is not None:
+                self._note_limit(task.limit)
 
     def _send(self, worker: Worker, spans: tuple[_events.Span, ...]) -> None:
         if self._ledger.forgotten:
             self._forget_definitions()
         worker.send(self._tasks, spans)
         self._note_outbox(worker)
+        for span in spans:
+            limit = self._tasks[span.start].limit
+            if limit is not None:
+                self._note_limit(limit)
         if worker.exchange.used:
             self._note_large()
 
@@ -535,6 +544,14 @@ class Desk(ABC):
         if self._trim_at is None:
             self._trim_at = monotonic() + TRIM_SECONDS
             self._wake()
+
+    def _note_limit(self, limit: float) -> None:
+        """A worker has a call with this limit: it is looked at in time."""
+        when = monotonic() + pause(limit)
+        if self._look_at is None or when < self._look_at:
+            self._look_at = when
+            if threading.current_thread() is not self.thread:
+                self._wake()
 
     def _set_alarm(self, when: float) -> None:
         if self._wake_at is None or when < self._wake_at:

@@ -30,6 +30,7 @@ from hookpool._claims import Board, Doing
 from hookpool._crew import Worker
 from hookpool._desk import KILL_AFTER, TRIM_SECONDS, kill, too_late
 from hookpool._events import Why
+from hookpool._limits import Limits, pause
 from hookpool._link import Link
 from hookpool._poller import Poller
 from hookpool._raised import summary_of
@@ -58,13 +59,21 @@ PAUSE_SECONDS = 200e-6
 class _Exit:
     """How a worker ended, for the errors of the tasks it had."""
 
-    __slots__ = ("exitcode", "phase", "pid")
+    __slots__ = ("exitcode", "is_overdue", "phase", "pid")
 
-    def __init__(self, pid: int | None, exitcode: int | None, phase: str = errors.RUNNING) -> None:
+    def __init__(
+        self,
+        pid: int | None,
+        exitcode: int | None,
+        phase: str = errors.RUNNING,
+        is_overdue: bool = False,
+    ) -> None:
         self.pid = pid
         self.exitcode = exitcode
         #: What it did for its last task.
         self.phase = phase
+        #: Whether it was ended because that one had had its time.
+        self.is_overdue = is_overdue
 
 
 _PHASES = {
@@ -94,6 +103,8 @@ class Driver(Reader):
         self._context = context
         self._lender = lender
         self._start = start
+        #: Since when workers are at what they are at.
+        self._limits = Limits()
         #: How workers ended whose tasks are being failed, by number.
         self._exits: dict[int, _Exit] = {}
         #: Where workers say what they have started; None: each gets one task at a time.
@@ -274,7 +285,7 @@ class Driver(Reader):
         self._ring()
 
     def _patience(self) -> float | None:
-        times = (self._wake_at, self._kill_at, self._trim_at)
+        times = (self._wake_at, self._look_at, self._kill_at, self._trim_at)
         moments = [when for when in times if when is not None]
         if self._inbox or self._chores or self._arrived:
             return 0.0
@@ -287,12 +298,63 @@ class Driver(Reader):
             with self._lock, self._transition:
                 self._wake_at = None
                 self._tell(_events.Tick(now))
+        if self._look_at is not None and now >= self._look_at:
+            self._look(now)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             for worker in list(self._workers.values()):
                 kill(worker.process)
         if self._trim_at is not None and now >= self._trim_at:
             self._trim(now)
+
+    # -- time limits ------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """End workers whose call has had its time, and see when to look again."""
+        self._look_at = None  # others set it again with what they send from now on
+        for worker in list(self._workers.values()):
+            with self._lock, self._transition:
+                limits = self._limits_of(worker)
+                task = self._task_at(worker)
+                work = self._tasks.get(task)
+            if not limits or worker.killed:
+                self._limits.forget(worker.number)
+                continue
+            limit, least = None if work is None else work.limit, min(limits)
+            again = self._limits.look(worker.number, task, limit, least, now)
+            if again <= now:
+                if self._end_at(worker, task):
+                    continue
+                again = now + pause(least)
+            with self._lock:
+                if self._look_at is None or again < self._look_at:
+                    self._look_at = again
+
+    def _limits_of(self, worker: Worker) -> list[float]:
+        """Those of the calls that a worker holds."""
+        works = map(self._first_of, self._scheduler.sent_to(worker.number))
+        return [work.limit for work in works if work is not None and work.limit is not None]
+
+    def _first_of(self, span: _events.Span) -> Work | None:
+        for number in span.tasks():
+            if number in self._tasks:
+                return self._tasks[number]
+        return None
+
+    def _task_at(self, worker: Worker) -> int:
+        """The task that a worker loads, runs, or pickles the result of; -1 if none."""
+        if self._scheduler.config.claims:
+            return worker.task_at()
+        sent = self._scheduler.sent_to(worker.number)  # a worker has one task at a time
+        return sent[0].start if sent else -1
+
+    def _end_at(self, worker: Worker, task: int) -> bool:
+        """End a worker, unless it has gone on from this task in this very moment."""
+        if self._scheduler.config.claims and not worker.stop_at(task):
+            return False
+        worker.killed = worker.is_overdue = True
+        kill(worker.process)
+        return True
 
     # -- shared memory ----------------------------------------------------------------------
 
@@ -392,6 +454,8 @@ class Driver(Reader):
             task = describe(work)
         except BaseException:  # noqa: BLE001 - it is in no table any more: it must be settled
             task = "a task"
+        if exit.is_overdue and why is Why.DIED and work.limit is not None:
+            return errors.timed_out(task, exit.pid, work.limit, exit.phase)
         return errors.worker_died(
             task,
             exit.pid,
@@ -485,7 +549,9 @@ class Driver(Reader):
         self._poller.forget(worker.channel.out)
         doing = worker.channel.doing()
         phase = _PHASES[doing]
-        self._exits[worker.number] = _Exit(worker.process.pid, worker.process.exitcode, phase)
+        process = worker.process
+        self._exits[worker.number] = _Exit(process.pid, process.exitcode, phase, worker.is_overdue)
+        self._limits.forget(worker.number)
         with self._lock, self._transition:
             del self._workers[worker.number]
             self._backed_up.discard(worker)

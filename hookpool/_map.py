@@ -75,11 +75,14 @@ class Map:
         items: Iterator[Any],
         is_lone: bool = False,
         repeats: Repeats | None = None,
+        limit: float | None = None,
     ) -> None:
         self._driver = driver
         self._ledger = ledger
         self._fn = fn
         self._group = group
+        #: For how many seconds each call may run.
+        self._limit = limit
         #: The arguments of each call; or the only one, where each has one.  Without a tuple for
         #: each, both ends have half as much to do.
         self._items = items
@@ -214,9 +217,9 @@ class Map:
         self, index: int, form: Form, payloads: list[Any], needs: tuple[Definition, ...]
     ) -> None:
         if payloads:
-            block = Block(
-                self, index, self._fn, self._definition, form, payloads, needs, self._group
-            )
+            fn, definition = self._fn, self._definition
+            group, limit = self._group, self._limit
+            block = Block(self, index, fn, definition, form, payloads, needs, group, limit)
             self._driver.submit_block(block)
             while self._handed and self._handed[0][1] <= self._got:
                 self._handed.popleft()

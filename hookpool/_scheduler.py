@@ -278,6 +278,11 @@ class Scheduler:
                 return number
         return -1
 
+    def sent_to(self, number: int) -> tuple[Span, ...]:
+        """What the worker was sent and has not finished, in the order it runs them."""
+        worker = self._workers.get(number)
+        return () if worker is None else tuple(worker.sent)
+
     def behind(self, number: int, task: int) -> int:
         """How many tasks the worker holds behind this one; all of them if it does not hold it."""
         behind = 0
@@ -826,9 +831,11 @@ class Scheduler:
                 )
 
     def _note_death(self, event: WorkerExited, worker: _Worker, had_started: bool) -> None:
+        if event.killed:
+            return
         if self.config.break_on_death:
             self._break(Why.WORKER_DIED, event.worker, 1)
-        elif had_started or event.killed:
+        elif had_started:
             return
         elif worker.phase is Phase.STARTING:
             self._note_failed_start(event, worker)

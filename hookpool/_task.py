@@ -50,7 +50,7 @@ class Task:
     """One call, and the future of its result."""
 
     __slots__ = (
-        "definition", "form", "function", "future", "group", "needs", "payload", "worker",
+        "definition", "form", "function", "future", "group", "limit", "needs", "payload", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,7 @@ class Task:
         payload: Any,
         needs: tuple[Definition, ...],
         group: int,
+        limit: float | None = None,
     ) -> None:
         self.future = future
         #: Only to name the task in errors.
@@ -75,6 +76,8 @@ class Task:
         self.needs = needs
         #: Tasks of one group are expected to last equally long.
         self.group = group
+        #: For how many seconds it may run.
+        self.limit = limit
         #: Who was sent it, when nothing else was.
         self.worker: Any = None
 
@@ -104,7 +107,7 @@ class Block:
 
     __slots__ = (
         "consumer", "definition", "first", "form", "function", "group", "index", "is_dear",
-        "needs", "payloads",
+        "limit", "needs", "payloads",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +120,7 @@ class Block:
         payloads: list[Any],
         needs: tuple[Definition, ...],
         group: int,
+        limit: float | None = None,
     ) -> None:
         self.consumer = consumer
         self.index = index
@@ -133,6 +137,8 @@ class Block:
         self.is_dear = Parcel in kinds or Ticketed in kinds
         self.needs = needs
         self.group = group
+        #: As of a task, for each of them.
+        self.limit = limit
 
     def __len__(self) -> int:
         return len(self.payloads)

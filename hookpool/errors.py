@@ -14,6 +14,7 @@
     ├── CannotUnpickle                  BrokenProcessPool, pickle.UnpicklingError
     ├── WorkerDied                      BrokenProcessPool
     ├── ResultLost                      BrokenProcessPool
+    ├── TaskTimedOut                    TimeoutError
     ├── InitializerFailed               BrokenProcessPool
     ├── WorkerCannotStart               BrokenProcessPool
     ├── TooManyDeaths                   BrokenProcessPool
@@ -60,6 +61,7 @@ __all__ = [
     "PoolTerminated",
     "RemoteTraceback",
     "ResultLost",
+    "TaskTimedOut",
     "TooManyDeaths",
     "WorkerCannotStart",
     "WorkerDied",
@@ -182,6 +184,34 @@ class WorkerDied(HookPoolError, BrokenProcessPool):
         self.phase = phase
 
 
+class TaskTimedOut(HookPoolError, TimeoutError):
+    """The task ran for longer than it may, see `HookPoolExecutor.options`, and was ended.
+
+    Not what ``future.result(timeout=...)`` raises, which ends nothing: that is a `TimeoutError`,
+    too, but none of this class.
+
+    Attributes:
+        limit: the seconds that it had.
+        pid: process id of the worker, which was ended with it.
+        phase: as of `WorkerDied`.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        task: str | None = None,
+        may_have_run: bool = True,
+        limit: float | None = None,
+        pid: int | None = None,
+        phase: str = RUNNING,
+    ) -> None:
+        super().__init__(message, task=task, may_have_run=may_have_run)
+        self.limit = limit
+        self.pid = pid
+        self.phase = phase
+
+
 class ResultLost(WorkerDied):
     """The task had been started, but its worker died before the result had left it."""
 
@@ -289,6 +319,19 @@ def worker_died(
         task=task,
         pid=pid,
         exitcode=exitcode,
+    )
+
+
+def timed_out(task: str, pid: int | None, limit: float, phase: str) -> TaskTimedOut:
+    """The error of a task that was ended, with its worker, because it had had its time."""
+    return TaskTimedOut(
+        f"{task} did not end within its {limit:g} s: worker {pid} was ended while {phase} it; the "
+        "other tasks of the pool are not affected and a new worker takes its place",
+        task=task,
+        may_have_run=phase is not LOADING,
+        limit=limit,
+        pid=pid,
+        phase=phase,
     )
 
 

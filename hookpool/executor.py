@@ -17,23 +17,20 @@ does no I/O (`_driver`).  Any thread may call anything here.
 from __future__ import annotations
 
 import multiprocessing
-import operator
 import os
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 
-from hookpool import _nesting
+from hookpool import _arguments, _nesting
 from hookpool._cpus import cpu_count
 from hookpool._plain import THRESHOLD, are_plain
 from hookpool.context import HookContext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
     from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
@@ -55,9 +52,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 __all__ = ["HookPoolExecutor", "cpu_count", "get_reusable_executor"]
-
-# Windows waits for at most 63 handles at once, and two are not for workers.
-_MOST_WORKERS_WINDOWS = 61
 
 
 def _import_engine() -> None:
@@ -82,116 +76,13 @@ def _import_engine() -> None:
     from hookpool._wire import Form
 
 
-class HookPoolExecutor(Executor):
-    """Run calls in worker processes: `concurrent.futures.ProcessPoolExecutor`, and more.
+class _Calls(Executor):
+    """What is called in the workers of a pool: an executor, or a view of one."""
 
-    Lambdas, closures and whatever is defined in ``__main__`` or at a prompt may be called, passed
-    and returned; no ``if __name__ == "__main__"`` guard is needed.  A worker that dies fails the
-    task it ran, and no other.
-
-    Args:
-        max_workers: the most workers at a time; by default the CPUs this process may use (see
-            `cpu_count`).
-        mp_context: the multiprocessing context that starts workers, or the name of one, such as
-            ``"spawn"``; by default hookpool's. Others run the main file as they always do, so that
-            it needs its guard.
-        initializer: called as ``initializer(*initargs)`` in each worker before its first task.
-            Should it raise, the pool is broken, and all tasks fail with `InitializerFailed`.
-        initargs: its arguments; multiprocessing's locks and queues may be among them.
-        max_tasks_per_child: a worker is replaced after so many tasks; None means never.
-        on_worker_death: ``"replace"``: the death of a worker fails the task it ran, and only that.
-            ``"break"``: the contract of the standard library, any death breaks the pool.
-        idle_timeout: a worker without work for so many seconds ends; None means never.  Workers
-            of a ``"fork"`` context stay: others could not be forked without a risk.
-        env: environment variables to set in each worker, strings to strings.
-        inner_threads: how many threads numeric libraries (OpenMP, BLAS, ...) may start in a
-            worker, unless the environment says so already.  By default the CPUs divided by
-            `max_workers`, so that workers times threads fit; None leaves them alone.
-        shared_memory: the most bytes of shared memory for arguments, and as much for the results
-            of all workers together, each of which has an equal share; what exceeds it goes through
-            pipes. What is kept of workers that have ended does not count. By default new memory
-            may be half of what is available at the time. 0: none at all.
-        large: from how many bytes on buffers and pickles are large and go into shared memory.
-        job_reducers: by exact type, how objects in calls are pickled: functions that take the
-            object and give a reduce value, as with `copyreg.pickle`. They come before all other
-            reducers, and know nothing of the rest of the program.
-        result_reducers: the same for objects in results.
-
-    Raises:
-        ValueError: a number is too small, or too large here, a word is none of those above, or
-            there is no context of that name; or `max_tasks_per_child` is used with a context that
-            forks.
-        TypeError: an argument is not of the kind that is asked for.
-        NestedTooDeep: this process is itself in a pool in a pool ... ten deep.
-
-    Example:
-        >>> with HookPoolExecutor(2) as pool:
-        ...     list(pool.map(lambda x: x * 2, range(5)))
-        [0, 2, 4, 6, 8]
-    """
-
-    def __init__(
-        self,
-        max_workers: int | None = None,
-        mp_context: BaseContext | str | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-        *,
-        max_tasks_per_child: int | None = None,
-        on_worker_death: Literal["replace", "break"] = "replace",
-        idle_timeout: float | None = None,
-        env: Mapping[str, str] | None = None,
-        inner_threads: int | Literal["share"] | None = "share",
-        shared_memory: int | None = None,
-        large: int = THRESHOLD,
-        job_reducers: Table | None = None,
-        result_reducers: Table | None = None,
-    ) -> None:
-        workers = _checked_workers(max_workers)
-        context = _checked_context(mp_context)
-        _expect_processes(context)
-        _import_engine()
-        forks = context.get_start_method(allow_none=False) == "fork"
-        _check_tasks_per_child(max_tasks_per_child, forks)
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be a callable: {initializer!r}")
-        shared_memory, large = _checked_memory(shared_memory, large)
-        _check_policy(on_worker_death)
-        idle_timeout = _checked_timeout(idle_timeout)
-        environ = _checked_environ(env)
-        results = _checked_reducers("result_reducers", result_reducers)
-        jobs = _checked_reducers("job_reducers", job_reducers)
-        _nesting.check_depth()
-        threads = _checked_threads(inner_threads, workers)
-        self._max_workers = workers
-        self._mp_context = context
-        self._shared_memory = shared_memory
-        lender = Lender(shared_memory, large)
-        self._ledger = Ledger(lender, jobs)
-        self._start = start = Start(
-            initializer,
-            initargs,
-            environ,
-            threads,
-            _nesting.depth + 1,
-            (self._share(), large),
-            results,
-            self._ledger.sharing,
-        )
-        config = _scheduler.Config(
-            workers,
-            max_tasks_per_child,
-            None if forks else idle_timeout,
-            break_on_death=on_worker_death == "break",
-            all_at_once=forks,
-        )
-        self._driver = Driver(config, context, start, self._ledger, lender)
-        # Pending work completes when the executor is dropped, and then the workers end. The
-        # driver must not know the executor, or it would never be dropped.
-        dropped = _events.ShutdownAsked(False, 0.0)
-        weakref.finalize(self, self._driver.tell, dropped).atexit = False
-
-    # -- submitting -------------------------------------------------------------------------
+    _driver: Driver
+    _ledger: Ledger
+    #: For how many seconds each call may run.
+    _limit: float | None = None
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule ``fn(*args, **kwargs)`` and return the future of its result.
@@ -257,13 +148,174 @@ class HookPoolExecutor(Executor):
         is_lone = len(iterables) == 1
         items = iter(iterables[0]) if is_lone else zip(*iterables, strict=False)
         repeats = repeats_in(self._ledger, iterables)
-        run = Map(self._driver, self._ledger, fn, _group(fn), items, is_lone, repeats)
+        group, limit = _group(fn, self._limit), self._limit
+        run = Map(self._driver, self._ledger, fn, group, items, is_lone, repeats, limit)
         try:
             run.feed(buffersize, all(type(one) in _AT_HAND for one in iterables))
         except BaseException:
             run.abandon(kill=False)  # the user's iterable raised, or Ctrl-C
             raise
         return run.results(deadline, None if buffersize is None else self)
+
+    def _task(
+        self,
+        future: HookFuture[Any],
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Task:
+        group, limit = _group(fn, self._limit), self._limit
+        definition = self._ledger.call(fn)
+        if definition is None:
+            parts = {"the function": fn, "args": args, "kwargs": kwargs}
+            packet, form = self._ledger.dump((fn, args, kwargs), parts), Form.CALL
+        elif kwargs:
+            parts = {"args": args, "kwargs": kwargs}
+            packet, form = self._ledger.dump((args, kwargs), parts), Form.KWARGS
+        elif are_plain(args):
+            return Task(future, fn, definition, Form.PLAIN, args, (), group, limit)
+        else:
+            packet, form = self._ledger.dump(args, {"args": args}), Form.ARGS
+        return Task(future, fn, definition, form, packet.data, packet.needs, group, limit)
+
+
+class HookPoolExecutor(_Calls):
+    """Run calls in worker processes: `concurrent.futures.ProcessPoolExecutor`, and more.
+
+    Lambdas, closures and whatever is defined in ``__main__`` or at a prompt may be called, passed
+    and returned; no ``if __name__ == "__main__"`` guard is needed.  A worker that dies fails the
+    task it ran, and no other.
+
+    Args:
+        max_workers: the most workers at a time; by default the CPUs this process may use (see
+            `cpu_count`).
+        mp_context: the multiprocessing context that starts workers, or the name of one, such as
+            ``"spawn"``; by default hookpool's. Others run the main file as they always do, so that
+            it needs its guard.
+        initializer: called as ``initializer(*initargs)`` in each worker before its first task.
+            Should it raise, the pool is broken, and all tasks fail with `InitializerFailed`.
+        initargs: its arguments; multiprocessing's locks and queues may be among them.
+        max_tasks_per_child: a worker is replaced after so many tasks; None means never.
+        on_worker_death: ``"replace"``: the death of a worker fails the task it ran, and only that.
+            ``"break"``: the contract of the standard library, any death breaks the pool.
+        idle_timeout: a worker without work for so many seconds ends; None means never.  Workers
+            of a ``"fork"`` context stay: others could not be forked without a risk.
+        env: environment variables to set in each worker, strings to strings.
+        inner_threads: how many threads numeric libraries (OpenMP, BLAS, ...) may start in a
+            worker, unless the environment says so already.  By default the CPUs divided by
+            `max_workers`, so that workers times threads fit; None leaves them alone.
+        shared_memory: the most bytes of shared memory for arguments, and as much for the results
+            of all workers together, each of which has an equal share; what exceeds it goes through
+            pipes. What is kept of workers that have ended does not count. By default new memory
+            may be half of what is available at the time. 0: none at all.
+        large: from how many bytes on buffers and pickles are large and go into shared memory.
+        job_reducers: by exact type, how objects in calls are pickled: functions that take the
+            object and give a reduce value, as with `copyreg.pickle`. They come before all other
+            reducers, and know nothing of the rest of the program.
+        result_reducers: the same for objects in results.
+
+    Raises:
+        ValueError: a number is too small, or too large here, a word is none of those above, or
+            there is no context of that name; or `max_tasks_per_child` is used with a context that
+            forks.
+        TypeError: an argument is not of the kind that is asked for.
+        NestedTooDeep: this process is itself in a pool in a pool ... ten deep.
+
+    Example:
+        >>> with HookPoolExecutor(2) as pool:
+        ...     list(pool.map(lambda x: x * 2, range(5)))
+        [0, 2, 4, 6, 8]
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        on_worker_death: Literal["replace", "break"] = "replace",
+        idle_timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        inner_threads: int | Literal["share"] | None = "share",
+        shared_memory: int | None = None,
+        large: int = THRESHOLD,
+        job_reducers: Table | None = None,
+        result_reducers: Table | None = None,
+    ) -> None:
+        workers = _arguments.checked_workers(max_workers)
+        context = _checked_context(mp_context)
+        _expect_processes(context)
+        _import_engine()
+        forks = context.get_start_method(allow_none=False) == "fork"
+        _arguments.check_tasks_per_child(max_tasks_per_child, forks)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable: {initializer!r}")
+        shared_memory, large = _arguments.checked_memory(shared_memory, large)
+        _arguments.check_policy(on_worker_death)
+        idle_timeout = _arguments.checked_seconds("idle_timeout", idle_timeout)
+        environ = _arguments.checked_environ(env)
+        results = _arguments.checked_reducers("result_reducers", result_reducers)
+        jobs = _arguments.checked_reducers("job_reducers", job_reducers)
+        _nesting.check_depth()
+        threads = _arguments.checked_threads(inner_threads, workers)
+        self._max_workers = workers
+        self._mp_context = context
+        self._shared_memory = shared_memory
+        lender = Lender(shared_memory, large)
+        self._ledger = Ledger(lender, jobs)
+        self._start = start = Start(
+            initializer,
+            initargs,
+            environ,
+            threads,
+            _nesting.depth + 1,
+            (self._share(), large),
+            results,
+            self._ledger.sharing,
+        )
+        config = _scheduler.Config(
+            workers,
+            max_tasks_per_child,
+            None if forks else idle_timeout,
+            break_on_death=on_worker_death == "break",
+            all_at_once=forks,
+        )
+        self._driver = Driver(config, context, start, self._ledger, lender)
+        # Pending work completes when the executor is dropped, and then the workers end. The
+        # driver must not know the executor, or it would never be dropped.
+        dropped = _events.ShutdownAsked(False, 0.0)
+        weakref.finalize(self, self._driver.tell, dropped).atexit = False
+
+    # -- more than the standard library has -------------------------------------------------
+
+    def options(self, *, timeout: float | None) -> Executor:
+        """A view of this pool, whose calls have a time limit each.
+
+        It has the same `submit` and `map`, whose own arguments are the function's, and may go
+        wherever an executor is taken; there may be many for one pool. To end it is to end the
+        pool.
+
+        Args:
+            timeout: seconds for which a call may run, or None for any time; what it waits for a
+                worker does not count. One that is not through by then fails with `TaskTimedOut`,
+                a `TimeoutError`, and its worker is ended: whatever it does, also in C, also if it
+                catches exceptions. That is at most an eighth of the time later, or 0.25 seconds.
+                No other call is affected.
+
+        Raises:
+            ValueError: the time is not positive.
+            TypeError: it is no number.
+
+        Example:
+            >>> with HookPoolExecutor(2) as pool:
+            ...     quick = pool.options(timeout=0.5)
+            ...     stuck, fine = quick.submit(time.sleep, 60), quick.submit(abs, -1)
+            ...     type(stuck.exception()).__name__, fine.result()
+            ('TaskTimedOut', 1)
+        """
+        return _View(self, _arguments.checked_limit(timeout))
 
     def put(self, obj: Any, *, read_only: bool = False) -> Any:
         """Keep an object for all tasks of this pool: what is returned stands for it, and is cheap.
@@ -301,26 +353,6 @@ class HookPoolExecutor(Executor):
         driver.check_open()
         driver.expect()
         return self._ledger.put(obj, read_only)
-
-    def _task(
-        self,
-        future: HookFuture[Any],
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Task:
-        definition = self._ledger.call(fn)
-        if definition is None:
-            parts = {"the function": fn, "args": args, "kwargs": kwargs}
-            packet, form = self._ledger.dump((fn, args, kwargs), parts), Form.CALL
-        elif kwargs:
-            parts = {"args": args, "kwargs": kwargs}
-            packet, form = self._ledger.dump((args, kwargs), parts), Form.KWARGS
-        elif are_plain(args):
-            return Task(future, fn, definition, Form.PLAIN, args, (), _group(fn))
-        else:
-            packet, form = self._ledger.dump(args, {"args": args}), Form.ARGS
-        return Task(future, fn, definition, form, packet.data, packet.needs, _group(fn))
 
     def _submit_packet(
         self, fn: Callable[..., T], packet: Packet, named: Callable[..., Any]
@@ -380,7 +412,7 @@ class HookPoolExecutor(Executor):
             ValueError: `max_workers` is not positive, or too large here.
             TypeError: `max_workers` is not an integer.
         """
-        self._max_workers = _checked_workers(max_workers)
+        self._max_workers = _arguments.checked_workers(max_workers)
         self._start.lending = self._share(), self._start.lending[1]
         self._driver.resize(self._max_workers)
 
@@ -432,27 +464,41 @@ class HookPoolExecutor(Executor):
         return self._driver.closed
 
 
+class _View(_Calls):
+    """What `HookPoolExecutor.options` returns."""
+
+    def __init__(self, pool: HookPoolExecutor, limit: float | None) -> None:
+        self._pool = pool  # which is not dropped as long as somebody may submit
+        self._driver = pool._driver
+        self._ledger = pool._ledger
+        self._limit = limit
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As of the pool."""
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __exit__(self, *raised: Any) -> Literal[False]:
+        return self._pool.__exit__(*raised)
+
+
 #: Whose items are there, and not yet to be made.
 _AT_HAND = frozenset({list, tuple, range, set, frozenset, dict, str, bytes})
 
 
-def _group(fn: object) -> int:
-    """Calls of one function are expected to last equally long, whatever object carries it."""
+def _group(fn: object, limit: float | None = None) -> int:
+    """Calls of one function are expected to last equally long, whatever object carries it.
+
+    Those with a time limit are by themselves.
+    """
     try:
-        return id(getattr(fn, "__code__", None) or type(fn))
+        group = id(getattr(fn, "__code__", None) or type(fn))
     except Exception:  # noqa: BLE001 - whatever a user's __getattr__ raises
-        return id(type(fn))
+        group = id(type(fn))
+    return group if limit is None else hash((group, limit))
 
 
 def _terminate(process: BaseProcess) -> None:
     process.terminate()
-
-
-def _whole(name: str, number: Any) -> int:
-    try:
-        return int(operator.index(number))
-    except TypeError:
-        raise TypeError(f"{name} must be an integer: {number!r}") from None
 
 
 def _checked_context(context: BaseContext | str | None) -> BaseContext:
@@ -473,107 +519,6 @@ def _expect_processes(context: BaseContext) -> None:
     # Not in a worker: it imports modules that make a pool and use it in the program only.
     if isinstance(context, HookContext) and not _nesting.depth:
         context.expect_processes()
-
-
-def _checked_workers(max_workers: int | None) -> int:
-    if max_workers is None:
-        workers = cpu_count()
-        return min(workers, _MOST_WORKERS_WINDOWS) if sys.platform == "win32" else workers
-    max_workers = _whole("max_workers", max_workers)
-    if max_workers <= 0:
-        raise ValueError("max_workers must be greater than 0")  # as loky, to the letter
-    if sys.platform == "win32" and max_workers > _MOST_WORKERS_WINDOWS:
-        raise ValueError(f"max_workers must be <= {_MOST_WORKERS_WINDOWS}: {max_workers}")
-    return max_workers
-
-
-def _check_policy(on_worker_death: str) -> None:
-    if on_worker_death not in ("replace", "break"):
-        raise ValueError(f"on_worker_death must be 'replace' or 'break': {on_worker_death!r}")
-
-
-def _checked_reducers(name: str, reducers: object) -> dict[type, Callable[[Any], Any]]:
-    """A copy of a table of reducers, or an empty one."""
-    if reducers is None:
-        return {}
-    if not isinstance(reducers, Mapping):
-        raise TypeError(
-            f"{name} must map types to functions that reduce their objects: {reducers!r}"
-        )
-    for kind, reduce in reducers.items():
-        if not isinstance(kind, type):
-            raise TypeError(f"{name} has {kind!r}, which is not a type, among its keys")
-        if not callable(reduce):
-            raise TypeError(
-                f"{name} has {reduce!r} for {kind.__qualname__}, which is not callable"
-            )
-    return dict(reducers)
-
-
-def _checked_memory(most: int | None, large: int) -> tuple[int | None, int]:
-    most, large = None if most is None else _whole("shared_memory", most), _whole("large", large)
-    if most is not None and most < 0:
-        raise ValueError(f"shared_memory must be >= 0: {most}")
-    if large < 1:
-        raise ValueError(f"large must be >= 1: {large}")
-    return most, large
-
-
-def _checked_timeout(seconds: float | None) -> float | None:
-    """The idle timeout; None also for the one that never comes."""
-    if seconds is None:
-        return None
-    try:
-        wait = float(0.0 + seconds)  # not for strings and all else that only looks like a number
-    except TypeError:
-        raise TypeError(f"idle_timeout must be a number of seconds or None: {seconds!r}") from None
-    except OverflowError:
-        return None
-    if not wait >= 0:  # which a NaN is not, either
-        raise ValueError(f"idle_timeout must be >= 0: {seconds!r}")
-    return None if wait == float("inf") else wait
-
-
-def _checked_environ(env: object) -> dict[str, str]:
-    """A copy of the variables, which all workers get, whenever they start."""
-    if env is None:
-        return {}
-    if not isinstance(env, Mapping):
-        raise TypeError(f"env must map names of environment variables to strings: {env!r}")
-    for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"env must map strings to strings, and has {value!r} for {name!r}")
-        if not name or "=" in name or "\0" in name + value:
-            raise ValueError(f"env has what the system does not take: {value!r} for {name!r}")
-    return dict(env)
-
-
-def _checked_threads(threads: object, workers: int) -> int | None:
-    if threads == "share":
-        return max(1, cpu_count() // workers)
-    if threads is None:
-        return None
-    number = 0 if isinstance(threads, str) else _whole("inner_threads", threads)
-    if number < 1:
-        raise ValueError(
-            f"inner_threads must be a number of threads >= 1, 'share' or None: {threads!r}"
-        )
-    return number
-
-
-def _check_tasks_per_child(most: int | None, forks: bool) -> None:
-    if most is None:
-        return
-    if not isinstance(most, int):
-        raise TypeError(f"max_tasks_per_child must be an integer: {most!r}")
-    if most <= 0:
-        raise ValueError(f"max_tasks_per_child must be >= 1: {most}")
-    if forks:
-        # The replacements would be forked from a process that has threads by then.
-        raise ValueError(
-            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
-            "supply a different mp_context."
-        )
 
 
 # -- the reusable executor ---------------------------------------------------------------------
@@ -617,18 +562,18 @@ def get_reusable_executor(
         TypeError: an argument is not of the kind that is asked for.
     """
     global _reusable, _reusable_arguments
-    if max_workers is not None and _whole("max_workers", max_workers) <= 0:
+    if max_workers is not None and _arguments.whole("max_workers", max_workers) <= 0:
         raise ValueError(f"max_workers must be greater than 0, got {max_workers}.")
     if isinstance(context, str):
         context = multiprocessing.get_context(context)
     arguments: dict[str, Any] = {
         "mp_context": context,
         "idle_timeout": timeout,
-        "job_reducers": _copied(job_reducers),
-        "result_reducers": _copied(result_reducers),
+        "job_reducers": _arguments.copied(job_reducers),
+        "result_reducers": _arguments.copied(result_reducers),
         "initializer": initializer,
         "initargs": initargs,
-        "env": _copied(env),
+        "env": _arguments.copied(env),
     }
     with _reusable_lock:
         present = _reusable
@@ -661,11 +606,6 @@ def _is_usable(
     if driver.broken is not None or driver.closed or driver.forked:
         return False
     return _is_equal(arguments, _reusable_arguments) if reuse == "auto" else reuse
-
-
-def _copied(mapping: Any) -> Any:
-    """What a mapping is now; what is none is for the executor to refuse."""
-    return dict(mapping) if isinstance(mapping, Mapping) else mapping
 
 
 def _is_equal(one: Any, other: Any) -> bool:

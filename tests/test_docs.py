@@ -102,7 +102,9 @@ def test_every_public_method_of_the_executor_is_in_the_reference():
     [members] = re.findall(r"hookpool\.HookPoolExecutor\n   :members: (.*)", text)
     methods = {
         name
-        for name, value in vars(hookpool.HookPoolExecutor).items()
+        for kind in hookpool.HookPoolExecutor.__mro__
+        if kind.__module__ == "hookpool.executor"
+        for name, value in vars(kind).items()
         if callable(value) and not name.startswith("_")
     }
     assert set(members.split(", ")) == methods

@@ -60,7 +60,7 @@ def test_the_engine_is_imported_while_the_fork_server_starts() -> None:
     source = """
 import sys
 from hookpool import HookPoolExecutor
-light = {"context", "executor", "_cpus", "_nesting", "_plain"}
+light = {"context", "executor", "_arguments", "_cpus", "_nesting", "_plain"}
 found = {name.partition(".")[2] for name in sys.modules if name.startswith("hookpool.")}
 assert found == light, found
 sys.modules["hookpool._driver"] = None  # as soon as that is asked for, the constructor fails

@@ -17,7 +17,7 @@ FLOORS = [
     ["_arrays"],
     ["_batch"],
     ["executor"],  # 4
-    ["_map"],
+    ["_map", "_arguments"],
     ["_driver", "context"],  # 3
     ["_reader"],
     ["_desk"],
@@ -50,6 +50,7 @@ FLOORS = [
         "_events",
         "_future",
         "_lifeline",
+        "_limits",
         "_plain",
         "_poller",
         "_raw_classes",
@@ -98,6 +99,7 @@ PARTS = {
     "_addresses": "reduction",
     "_annotations": "reduction",
     "_arena": "buffers",
+    "_arguments": "executor",
     "_batch": "joblib",
     "_borrowed": "buffers",
     "_callables": "reduction",

@@ -115,6 +115,7 @@ def test_a_program_imports_little_before_it_has_a_fork_server_started() -> None:
     assert modules(" ".join(found)) == (
         {
             "hookpool",
+            "hookpool._arguments",
             "hookpool._cpus",
             "hookpool._forkserver",
             "hookpool._launch",
