@@ -57,6 +57,8 @@ def run(number, log, kind, load):
             pass
     elif kind == "error":
         raise LookupError(number)
+    elif kind == "stuck":
+        time.sleep(2 * PATIENCE)
     elif kind == "suicide":
         os.kill(os.getpid(), random.choice([signal.SIGKILL, signal.SIGSEGV]))
     elif kind == "hard exit":
@@ -66,7 +68,12 @@ def run(number, log, kind, load):
     return number, load
 
 
-KINDS = {"tiny": 86, "long": 4, "busy": 5, "error": 3, "exit": 1, "suicide": 0.3, "hard exit": 0.1}
+KINDS = {
+    "tiny": 86, "long": 4, "busy": 5, "error": 3, "exit": 1, "suicide": 0.3, "hard exit": 0.1,
+    "stuck": 0.2,
+}  # fmt: skip
+#: Seconds that a task may run which is stuck, and that some of the others may.
+STUCK, ENOUGH = 0.2, PATIENCE
 
 
 class Ended(IntEnum):
@@ -81,6 +88,8 @@ class Ended(IntEnum):
     DIED = 5
     #: It had been started; whether it was through when its worker died, nobody knows.
     LOST = 6
+    #: It had had its time.
+    TIMED_OUT = 7
 
 
 #: How often a task that ended so has run.
@@ -91,6 +100,7 @@ RUNS = {
     Ended.CANCELLED: {0},
     Ended.DIED: {0, 1},  # claimed, and killed before its first line
     Ended.LOST: {0, 1},
+    Ended.TIMED_OUT: {0, 1},
 }
 
 
@@ -140,6 +150,8 @@ class Soak:
 
     def __init__(self, pool: HookPoolExecutor, log: Path, book: Book, until: float) -> None:
         self.pool = pool
+        self.limited = pool.options(timeout=ENOUGH)
+        self.impatient = pool.options(timeout=STUCK)
         self.log = str(log)
         self.book = book
         self.until = until
@@ -161,7 +173,8 @@ class Soak:
             load = bytes(rng.choice([0, 10, 5000, 300_000 if rng.random() < 0.05 else 1]))
             number = self.book.number()
             task = (lambda *a: (run(*a), closure)) if rng.random() < 0.3 else run
-            future = self.pool.submit(task, number, self.log, kind, load)
+            pool = self.impatient if kind == "stuck" else rng.choice([self.pool, self.limited])
+            future = pool.submit(task, number, self.log, kind, load)
             futures.append((number, kind, (number, load), task is run, future))
         if rng.random() < 0.3:
             for *_, future in rng.sample(futures, len(futures) // 2):
@@ -172,7 +185,8 @@ class Soak:
     def _map_some(self, rng: random.Random) -> None:
         size = rng.choice([10, 1000])
         buffersize = rng.choice([None, 7])
-        found = self.pool.map(lambda x: x * 3, range(size), buffersize=buffersize)
+        pool = rng.choice([self.pool, self.limited])
+        found = pool.map(lambda x: x * 3, range(size), buffersize=buffersize)
         try:
             assert list(found) == [3 * n for n in range(size)]
             self.book.note_map("maps")
@@ -194,6 +208,9 @@ def _checked(kind: str, value: object, plain: bool, future) -> Ended:
     except SystemExit:
         assert kind == "exit"
         return Ended.EXIT
+    except errors.TaskTimedOut:
+        assert kind == "stuck"
+        return Ended.TIMED_OUT
     except errors.ResultLost:
         return Ended.LOST
     except errors.WorkerDied:

@@ -38,6 +38,8 @@ def the_executor_is_used() -> None:
         wait([pool.submit(len, names)])
         for future in as_completed([pool.submit(len, names)]):
             assert_type(future.result(), int)
+        assert_type(pool.options(timeout=2.5).submit(scaled, 1), Future[str])
+        assert_type(pool.options(timeout=None).map(scaled, [1, 2]), Iterator[str])
         pool.resize(cpu_count())
         pool.terminate_workers()
         pool.kill_workers()
