@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookpool import TaskTimedOut, WorkerDied
+from hookpool import TaskTimedOut, WorkerDied, _desk
 from hookpool._limits import Limits, pause
 from hookpool.executor import HookPoolExecutor
 from tests.helpers import wait_until
@@ -259,3 +259,13 @@ def test_a_call_with_a_limit_can_be_cancelled():
         running, waiting = limited.submit(time.sleep, 0.1), limited.submit(time.sleep, LONG)
         assert waiting.cancel()
         assert running.result() is None
+
+
+def test_where_nobody_says_what_has_begun(monkeypatch: pytest.MonkeyPatch):
+    """Elsewhere than on Linux a worker has one call at a time."""
+    monkeypatch.setattr(_desk, "are_possible", lambda: False)
+    with HookPoolExecutor(1) as pool:
+        limited = pool.options(timeout=0.2)
+        futures = [limited.submit(time.sleep, seconds) for seconds in (0.05, LONG, 0.05)]
+        kinds = [type(future.exception()) for future in futures]
+        assert kinds == [type(None), TaskTimedOut, type(None)]
