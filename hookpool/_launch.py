@@ -366,8 +366,10 @@ def _running_server(modules: Modules) -> _Server:
         _retire(old)
     if _server is None:
         _server = _Server(modules)
-        # After the children have been joined, which wait for the server's word.
-        util.Finalize(None, stop, exitpriority=-20)
+        # As soon as the children have been joined, which wait for the server's word: to whatever
+        # else is called at the exit the server would be a child that does not end, and a tool
+        # that waits for all that the program has started would wait for ever.
+        util.Finalize(None, stop, exitpriority=-1)
     return _server
 
 

@@ -557,6 +557,33 @@ assert in_child(lambda: list(sys.flags)) == list(sys.flags)
 # --- what looks into children ------------------------------------------------------------------
 
 
+WAITS_AT_THE_EXIT = """
+import os
+from multiprocessing import util
+import hookpool
+from hookpool import _launch
+
+def is_gone():
+    try:
+        os.kill(server, 0)
+    except ProcessLookupError:
+        print("the server has ended")
+
+# Before any child, as a tool does that has the program run.
+util.Finalize(None, is_gone, exitpriority=-1)
+child = hookpool.context.HookContext().Process(target=print, args=("the child is done",))
+child.start()
+server = _launch.server_pid()
+"""
+
+
+def test_what_is_called_at_the_exit_finds_no_server_that_still_runs() -> None:
+    """A tracer waited there for all that the program had started, while the server waited for
+    its turn.
+    """
+    assert run_python("-c", WAITS_AT_THE_EXIT) == "the child is done\nthe server has ended\n"
+
+
 COVERED = """
 import multiprocessing, hookpool
 ctx = multiprocessing.get_context("hookpool")
