@@ -121,7 +121,8 @@ class _Calls(Executor):
         """As the built-in `map`, with the calls made in workers; yields in the order of the items.
 
         The iterator raises what a call raised when its turn comes, and ends. Closing or dropping
-        it after the first value cancels the calls that no worker has started.
+        it after the first value cancels the calls that no worker has started.  Where `submit` has
+        been replaced, by a subclass or on the executor, each call is made by that.
 
         Args:
             fn: called with one item of each iterable; pickled once.
@@ -145,6 +146,10 @@ class _Calls(Executor):
             raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
         self._driver.check_open()
+        if getattr(self.submit, "__func__", None) is not _own_submit:
+            from hookpool._submitted import mapped
+
+            return mapped(self.submit, fn, zip(*iterables, strict=False), deadline, buffersize)
         is_lone = len(iterables) == 1
         items = iter(iterables[0]) if is_lone else zip(*iterables, strict=False)
         repeats = repeats_in(self._ledger, iterables)
@@ -480,6 +485,9 @@ class _View(_Calls):
     def __exit__(self, *raised: Any) -> Literal[False]:
         return self._pool.__exit__(*raised)
 
+
+#: Not asked for by name when it is compared: it may have been replaced in the class itself.
+_own_submit = _Calls.submit
 
 #: Whose items are there, and not yet to be made.
 _AT_HAND = frozenset({list, tuple, range, set, frozenset, dict, str, bytes})

@@ -57,6 +57,7 @@ FLOORS = [
         "_raw_classes",
         "_rebound",
         "_standing",
+        "_submitted",
         "_cpus",
     ],
     ["_alarm", "_memory", "_met", "_raised", "_records", "_spin"],
