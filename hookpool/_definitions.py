@@ -24,6 +24,7 @@ from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
 from hookpool._classes import versions_of
 from hookpool._definition import Definition, Forgotten
 from hookpool._handle import Handle, Owner, refuse_stranger
+from hookpool._met import LEAVES_GIVEN
 from hookpool._noting import (
     ABSENT,
     Capture,
@@ -38,7 +39,7 @@ from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import is_registered, plans, table_with
 from hookpool._ticket import HandedOnce, ticketed
 from hookpool._worker_pickler import WorkerPickler, stands_for_itself
-from hookpool.reduction import Probe, Table, raise_explained, take
+from hookpool.reduction import Probe, Table, is_for_start, raise_explained, take
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -306,6 +307,7 @@ class Ledger:
         lender: Lender | Sharing,
         table: Table | None = None,
         is_for_many: bool = False,
+        leaves_given: bool = False,
     ) -> Packet:
         plans.check()
         if table is None and self._reducers:
@@ -316,10 +318,14 @@ class Ledger:
         pickler.is_for_many = is_for_many
         if lender is not self._lender:
             pickler.sharing = lender
+        if leaves_given:
+            pickler.met[LEAVES_GIVEN] = True
         try:
             data = pickler.gathered(obj, lender)
         except Exception as error:
             pickler.notes = None  # its tickets go, whoever keeps the error and so this frame
+            if not leaves_given and is_for_start(error):
+                return self._written(kind, obj, parts, lender, table, is_for_many, True)
             if parts is None or (is_for_many and isinstance(error, HandedOnce)):
                 raise
             raise_explained(error, parts, Probe)

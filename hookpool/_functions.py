@@ -18,8 +18,9 @@ from hookpool import _rebuild
 from hookpool._callables import contents_of
 from hookpool._classes import marshalled_of
 from hookpool._code import ANNOTATIONS, LOOKS, Facts, facts, marshalled
+from hookpool._given import was_given
 from hookpool._importable import function_home, is_importable, is_module_importable
-from hookpool._met import PLACES
+from hookpool._met import LEAVES_GIVEN, PLACES
 from hookpool._objects import explicit_home
 from hookpool._plain import ATOMS
 from hookpool._type_forms import travels, with_annotated
@@ -485,6 +486,8 @@ class _State:
             captured = {name: space[name] for name in names if name in space}
             stamps = pickler.stamps_of(fn, names, captured)
             if captured and stamps is not pickler.no_globals:
+                if LEAVES_GIVEN in self._met:
+                    captured = _not_given(pickler, captured)
                 self.captured, self.stamps = captured, stamps or None
                 self._look(known, captured.values())
         if fn.__closure__ is not None:
@@ -520,6 +523,18 @@ class _State:
                     self.reached.append(value)
             elif kind is ModuleType:
                 self.submodules = _with_submodules(self.submodules, known, value)
+
+
+def _not_given(pickler: Any, captured: dict[str, Any]) -> dict[str, Any]:
+    """Without what the receiver was given at its start, and cannot be sent now.
+
+    It looks these names up over there, where an initializer has bound them.
+    """
+    return {
+        name: value
+        for name, value in captured.items()
+        if not was_given(value) or pickler.can_carry(value, {})
+    }
 
 
 def _is_leaf(fn: FunctionType) -> bool:

@@ -40,6 +40,7 @@ from hookpool._forkserver import (
     enter_child,
     enter_forked_child,
 )
+from hookpool._given import note_given
 from hookpool._rebound import Overlay, rebound
 from hookpool._standing import standing
 from hookpool._streams import filled, pipe, socket_pair
@@ -78,6 +79,7 @@ def popen(process_obj: BaseProcess, modules: Modules = Modules()) -> stdlib_pope
 
     It finds these modules imported, where there is a fork server.
     """
+    note_given((*process_obj._args, *process_obj._kwargs.values()))  # type: ignore[attr-defined]
     if HAVE_FORK_SERVER:
         return ForkedPopen(process_obj, modules)
     return SpawnedPopen(process_obj)

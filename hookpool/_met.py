@@ -19,3 +19,5 @@ BARE = -5
 SENTINELS = -6
 #: The ids of what modules hold, by their names: `_sentinels`.
 GLOBALS = -7
+#: That names are left out whose values the receiver was given at its start: `_functions`.
+LEAVES_GIVEN = -8

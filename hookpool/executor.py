@@ -25,6 +25,7 @@ from concurrent.futures import Executor, Future
 
 from hookpool import _arguments, _nesting
 from hookpool._cpus import cpu_count
+from hookpool._given import note_given
 from hookpool._plain import THRESHOLD, are_plain
 from hookpool.context import HookContext
 
@@ -265,6 +266,7 @@ class HookPoolExecutor(_Calls):
         jobs = _arguments.checked_reducers("job_reducers", job_reducers)
         _nesting.check_depth()
         threads = _arguments.checked_threads(inner_threads, workers)
+        note_given(initargs)
         self._max_workers = workers
         self._mp_context = context
         self._shared_memory = shared_memory

@@ -30,6 +30,7 @@ from hookpool._importable import (
     register_pickle_by_value,
     unregister_pickle_by_value,
 )
+from hookpool._met import LEAVES_GIVEN
 from hookpool._phases import reduce_class
 from hookpool._plans import (
     UNRANKED,
@@ -530,9 +531,13 @@ def take(kind: type[ReusablePickler]) -> Any:
         return kind()
 
 
-def pickled(kind: type[ReusablePickler], obj: Any, table: Table | None = None) -> bytes:
+def pickled(
+    kind: type[ReusablePickler], obj: Any, table: Table | None = None, leaves_given: bool = False
+) -> bytes:
     """The pickle of an object by this kind of pickler; errors are as the C pickler raises them."""
     pickler = take(kind)
+    if leaves_given:
+        pickler.met[LEAVES_GIVEN] = True
     if table is not None:
         pickler.use(table)
     data: bytes = pickler.pickled(obj)
@@ -580,13 +585,18 @@ def dumps(
 
 
 def dumps_by(
-    kind: type[ReusablePickler], obj: Any, parts: Mapping[str, Any] | None = None
+    kind: type[ReusablePickler],
+    obj: Any,
+    parts: Mapping[str, Any] | None = None,
+    leaves_given: bool = False,
 ) -> bytes:
     """The pickle of an object by this kind of pickler; errors are told as by `write`."""
     plans.check()
     try:
-        return pickled(kind, obj)
+        return pickled(kind, obj, leaves_given=leaves_given)
     except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
+        if kind.shares_namespaces and not leaves_given and is_for_start(error):
+            return dumps_by(kind, obj, parts, leaves_given=True)
         raise_explained(error, parts or {"object": obj})
 
 
@@ -634,8 +644,7 @@ def raise_explained(
     """
     # Not `isinstance`, here and below, which would ask the error's own `__class__`.
     raised, text = type(error), text_of(error)
-    is_startup = issubclass(raised, RuntimeError) and _ONLY_WHILE_STARTING(text) is not None
-    is_refusal = is_startup or issubclass(raised, _EXPLAINED)
+    is_refusal = is_for_start(error) or issubclass(raised, _EXPLAINED)
     probe = partial(pickled, kind)
     if not is_refusal and not _comes_again(error, parts, probe):
         raise error
@@ -652,6 +661,11 @@ def raise_explained(
     if has_path and story not in getattr(error, "__notes__", ()):
         error.add_note(story)
     raise error
+
+
+def is_for_start(error: Exception) -> bool:
+    """Whether it says of an object that it travels only while a child starts."""
+    return issubclass(type(error), RuntimeError) and _is_for_start(text_of(error)) is not None
 
 
 def _comes_again(
@@ -675,4 +689,4 @@ _NOT_TO_TRY_AGAIN = (MemoryError, TimeoutError, InterruptedError)
 # What a `__reduce__` raises that means to refuse; there are errors that are these as well.
 _LIKE_REFUSALS = frozenset({ValueError, KeyError, NotImplementedError})
 # What multiprocessing says of its locks and queues; there is no class of error for it.
-_ONLY_WHILE_STARTING = re.compile("objects should only be shared between processes").search
+_is_for_start = re.compile("objects should only be shared between processes").search

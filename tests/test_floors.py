@@ -50,6 +50,7 @@ FLOORS = [
         "_ending",
         "_events",
         "_future",
+        "_given",
         "_lifeline",
         "_limits",
         "_plain",
