@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 
 _ONLY_AT_START = (
-    "It travels only while a child starts: pass it in initargs or a Process's arguments."
+    "It travels only while a child starts: pass it in initargs or a Process's arguments, and make "
+    "it by the context that starts the child, as ctx.Lock() and ctx.Queue() do."
 )
 
 # What to do, and the types it is for: by name, so that nothing is imported to look for something

@@ -483,11 +483,11 @@ class _State:
                 added = names[len(known.names) :]
                 added = tuple([name for name in added if travels(pickler, space.get(name))])
                 names = known.names + added
+            if LEAVES_GIVEN in self._met:
+                names = _not_given(pickler, names, space)
             captured = {name: space[name] for name in names if name in space}
             stamps = pickler.stamps_of(fn, names, captured)
             if captured and stamps is not pickler.no_globals:
-                if LEAVES_GIVEN in self._met:
-                    captured = _not_given(pickler, captured)
                 self.captured, self.stamps = captured, stamps or None
                 self._look(known, captured.values())
         if fn.__closure__ is not None:
@@ -525,16 +525,15 @@ class _State:
                 self.submodules = _with_submodules(self.submodules, known, value)
 
 
-def _not_given(pickler: Any, captured: dict[str, Any]) -> dict[str, Any]:
-    """Without what the receiver was given at its start, and cannot be sent now.
+def _not_given(pickler: Any, names: tuple[str, ...], space: dict[str, Any]) -> tuple[str, ...]:
+    """Without those of what the receiver was given at its start, and cannot be sent now.
 
-    It looks these names up over there, where an initializer has bound them.
+    It looks these up over there, where an initializer has bound them.
     """
-    return {
-        name: value
-        for name, value in captured.items()
-        if not was_given(value) or pickler.can_carry(value, {})
-    }
+    values = [(name, space.get(name)) for name in names]
+    return tuple(
+        [name for name, value in values if not was_given(value) or pickler.can_carry(value, {})]
+    )
 
 
 def _is_leaf(fn: FunctionType) -> bool:

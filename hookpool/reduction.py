@@ -688,5 +688,8 @@ _EXPLAINED = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
 _NOT_TO_TRY_AGAIN = (MemoryError, TimeoutError, InterruptedError)
 # What a `__reduce__` raises that means to refuse; there are errors that are these as well.
 _LIKE_REFUSALS = frozenset({ValueError, KeyError, NotImplementedError})
-# What multiprocessing says of its locks and queues; there is no class of error for it.
-_is_for_start = re.compile("objects should only be shared between processes").search
+# What multiprocessing says of its locks and queues, and of those that only a fork takes along;
+# there is no class of error for it.
+_is_for_start = re.compile(
+    "objects should only be shared between processes|SemLock created in a fork context"
+).search

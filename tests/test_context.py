@@ -419,7 +419,7 @@ def test_shared_ctypes_in_a_task_are_an_error_that_says_where_they_can_travel(ma
         error = pool.submit(len, make("d", 3)).exception()
     assert isinstance(error, RuntimeError)
     assert str(error).startswith("args[0]: pickling this ")
-    assert str(error).endswith("pass it in initargs or a Process's arguments.")
+    assert "pass it in initargs or a Process's arguments" in str(error)
 
 
 @pytest.mark.parametrize("what", ["ctx.Pool(2)", "ctx.Process(target=abs, args=(1,))"])

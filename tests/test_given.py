@@ -94,6 +94,15 @@ child.join()
 """,
 }
 
+FORKED = """
+mp = multiprocessing.get_context("fork")
+given = counter, lock, log = mp.Value("i", 0), mp.Lock(), Log(mp.SimpleQueue())
+with hookpool.HookPoolExecutor(2, "fork", init, given) as pool:
+    assert list(pool.map(Adder(), range(5))) == [0, 1, 2, 3, 4]
+    pool.submit(add, 30).result()
+"""
+USES["an executor that forks"] = FORKED
+
 SUMS = """
 print(counter.value, sorted(log.records.get() for _ in range(5)))
 """
@@ -148,3 +157,19 @@ with hookpool.HookPoolExecutor(1, initializer=take, initargs=(settings,)) as poo
 
 def test_what_can_be_sent_is_sent_when_it_has_changed_though_it_was_given():
     assert run_python("-c", PROGRAM + SENT).split() == ["20", "30"]
+
+
+STRANGE = """
+strange = multiprocessing.get_context("fork").Lock()
+try:
+    mp.Pool(1, init, (0, strange, 0))
+except hookpool.CannotPickleNow as error:
+    print(error)
+"""
+
+
+def test_a_lock_of_a_method_that_forks_is_refused_with_where_it_is_and_what_to_do():
+    text = run_python("-c", PROGRAM + STRANGE)
+
+    assert text.startswith("args[3][1]: pickling this Lock raised RuntimeError: A SemLock created")
+    assert "make it by the context that starts the child" in text
