@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 from hookpool._annotations import evaluated
 from hookpool._cures import cure_of
+from hookpool._raw_classes import is_written_in_c
 
 __all__ = ["explain", "explain_parts"]
 
@@ -348,8 +349,8 @@ _UNINTERESTING = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", 
 
 
 def _parts_of_class(cls: type) -> Iterator[_Branch]:
-    if not cls.__flags__ & _HEAP:
-        return
+    if not cls.__flags__ & _HEAP or is_written_in_c(cls):
+        return  # it goes by a name, or not at all
     name = cls.__qualname__
     yield _branch(
         (_Step(f"base class {base.__qualname__} of {name}"), base) for base in cls.__bases__

@@ -23,6 +23,7 @@ MAINS = frozenset({"__main__", "__mp_main__"})
 
 _by_value: set[str] = set()
 _verdicts: dict[str, tuple[weakref.ref[ModuleType], bool]] = {}
+_places: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
 
 
 def is_importable(obj: Any) -> bool:
@@ -54,6 +55,32 @@ def is_module_importable(name: str) -> bool:
     verdict = name not in MAINS and _is_found_again(name, module)
     _verdicts[name] = weakref.ref(module), verdict
     return verdict
+
+
+def place_of(cls: type) -> tuple[str, str] | None:
+    """The importable module that has a class, and its name there, where those are not what the
+    class says: those written in C often leave out a package, or are better known by another name.
+    """
+    known = _places.get(cls)
+    if known is not None and _has(*known, cls):
+        return known
+    found = [
+        (module, name)
+        for module in list(sys.modules)
+        if is_module_importable(module)
+        for name, value in list(vars(sys.modules[module]).items())
+        if value is cls
+    ]
+    if not found:
+        return None
+    own = f".{cls.__module__}"
+    place = min(found, key=lambda one: (not f".{one[0]}".endswith(own), one))
+    _places[cls] = place
+    return place
+
+
+def _has(module: str, name: str, cls: type) -> bool:
+    return is_module_importable(module) and vars(sys.modules[module]).get(name) is cls
 
 
 def register_pickle_by_value(module: ModuleType) -> None:

@@ -34,6 +34,7 @@ from hookpool._importable import (
     is_importable,
     is_module_importable,
     list_registry_pickle_by_value,
+    place_of,
 )
 from hookpool._met import PLACES
 from hookpool._ticket import reduce_ticket
@@ -219,7 +220,7 @@ def reduce_builtin_class(cls: type) -> Reduced:
     """A class written in C: by a name that it can be found under."""
     if cls in _BY_MACHINERY:
         return NotImplemented
-    place = _named_builtins().get(cls)
+    place = _named_builtins().get(cls) or place_of(cls)
     return NotImplemented if place is None else (there.module_attribute, place)
 
 

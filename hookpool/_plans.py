@@ -19,6 +19,7 @@ from hookpool import _classes, _objects, _rebuild, _rebuild_objects
 from hookpool._functions import reduce_cell, reduce_code, reduce_function
 from hookpool._importable import is_importable
 from hookpool._phases import Later, reduce_later
+from hookpool._raw_classes import is_written_in_c
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def reduce_any_class(pickler: Any, cls: Any) -> Any:
         call = _layouts.call_of(cls)
         if call is not None:
             return call
-    if is_static:
+    if is_static or is_written_in_c(cls):
         return _objects.reduce_builtin_class(cls)
     return pickler.reduce_class(cls)
 

@@ -1,7 +1,7 @@
 """Classes made and changed without running anybody's code.
 
-Owns what `type` would do otherwise than it is wanted here, and what metaclasses written in C do
-otherwise than `type`.  Any thread may call the functions.
+Owns what `type` would do otherwise than it is wanted here, what metaclasses written in C do
+otherwise than `type`, and which classes cannot be made so.  Any thread may call the functions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ from __future__ import annotations
 import gc
 from _abc import _abc_init  # type: ignore[import-not-found]
 from abc import ABCMeta
-from types import BuiltinFunctionType, WrapperDescriptorType
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    MethodDescriptorType,
+    WrapperDescriptorType,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +77,22 @@ def set_attribute(cls: Any, name: str, value: Any) -> None:
 def delete_attribute(cls: Any, name: str) -> None:
     """Remove an attribute of a class."""
     _in_c(cls, "__delattr__")(cls, name)
+
+
+def is_written_in_c(cls: Any) -> bool:
+    """Whether a class is code in C, which another one with its attributes would not have.
+
+    That it was made at run time does not tell: modules written in C make theirs then, too.
+    """
+    own = list(_dict_of(cls).values())  # in one step: another thread may be changing it
+    if _OF_C.isdisjoint(map(id, map(type, own))):  # as of nearly all classes by value
+        return False
+    return any(id(type(one)) in _OF_C and one.__objclass__ is cls for one in own)
+
+
+_OF_C = frozenset(
+    map(id, (ClassMethodDescriptorType, MethodDescriptorType, WrapperDescriptorType))
+)
 
 
 def _new_in_c(metaclass: Any) -> Any:

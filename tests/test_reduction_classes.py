@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import collections
 import contextvars
+import csv
 import dataclasses
 import decimal
 import enum
@@ -20,6 +21,7 @@ import threading
 import types
 import typing
 import weakref
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -846,3 +848,24 @@ def test_a_class_is_not_looked_for_in_many_numbers(make: Any) -> None:
     finally:
         sys.settrace(before)
     assert count < 10_000  # lines of Python, and calls
+
+
+READER = type(csv.reader([]))  # a class made at run time, by a module in C, as `_csv.Reader`
+
+
+def test_a_class_written_in_c_goes_by_the_name_that_a_module_has_for_it(
+    elsewhere: Elsewhere,
+) -> None:
+    """It says ``_csv.reader``, which is a function; one made of its attributes would be empty."""
+    stays_the_same(elsewhere, lambda: isinstance(csv.reader([]), READER))
+    stays_the_same(elsewhere, lambda: isinstance(threading.Lock(), type(threading.Lock())))
+    lock = type(threading.Lock())
+    stays_the_same(elsewhere, lambda: isinstance(threading.Lock(), lock))
+    assert loads(dumps(READER)) is READER
+
+
+def test_a_class_written_in_c_that_no_module_has_is_refused() -> None:
+    nameless = type(zlib.compressobj())
+
+    with pytest.raises(pickle.PicklingError, match=r"'nameless' of <lambda> at .*: Can't"):
+        dumps(lambda: nameless)
