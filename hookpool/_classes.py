@@ -37,6 +37,7 @@ from hookpool._callables import CALLERS, WRAPPERS, called_by, contents_of, with_
 from hookpool._code import facts, marshalled
 from hookpool._importable import is_importable
 from hookpool._plain import ATOMS
+from hookpool._raw_classes import is_written_in_c
 from hookpool._records import Record
 
 TYPE_CHECKING = False
@@ -184,7 +185,9 @@ def _named_by(cls: Any, own: dict[str, Any]) -> tuple[weakref.ref[Any], ...]:
         elif ident in CALLERS and id(value) not in met:
             met.add(id(value))
             values += called_by(value)
-    return tuple([weakref.ref(one) for one in found if one.__flags__ & HEAP])
+    return tuple(
+        [weakref.ref(one) for one in found if one.__flags__ & HEAP and not is_written_in_c(one)]
+    )
 
 
 # More than the methods of a class, as a rule, and the functions that decorate them.
@@ -369,7 +372,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _described_base(base: Any) -> str:
-    if base.__flags__ & HEAP and not is_importable(base):
+    if base.__flags__ & HEAP and not is_importable(base) and not is_written_in_c(base):
         return identity(base).token
     return f"{base.__module__}.{base.__qualname__}"
 

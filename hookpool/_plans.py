@@ -71,7 +71,7 @@ def reduce_any_class(pickler: Any, cls: Any) -> Any:
         call = _layouts.call_of(cls)
         if call is not None:
             return call
-    if is_static or is_written_in_c(cls):
+    if is_static or (_rebuild.identity_of(cls) is None and is_written_in_c(cls)):
         return _objects.reduce_builtin_class(cls)
     return pickler.reduce_class(cls)
 

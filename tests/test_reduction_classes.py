@@ -864,6 +864,18 @@ def test_a_class_written_in_c_goes_by_the_name_that_a_module_has_for_it(
     assert loads(dumps(READER)) is READER
 
 
+class Reading:
+    kind = READER
+
+
+def test_it_does_so_also_when_a_class_that_refers_to_it_has_been_pickled(
+    elsewhere: Elsewhere,
+) -> None:
+    stays_the_same(elsewhere, lambda: isinstance(csv.reader([]), Reading.kind))
+    assert dumps(Reading) == dumps(Reading)
+    assert loads(dumps(READER)) is READER
+
+
 def test_a_class_written_in_c_that_no_module_has_is_refused() -> None:
     nameless = type(zlib.compressobj())
 
