@@ -17,6 +17,7 @@ import io
 import itertools
 import operator
 import os
+import pickle
 import struct
 import sys
 import threading
@@ -263,6 +264,38 @@ def _needs_instance(kind: type) -> bool:
         and not hasattr(kind, "__setstate__")
         and not _says_itself(kind, object)
     )
+
+
+def _may_go_by_name(kind: Any) -> bool:
+    """Whether instances of a type by value say in Python how they are reduced: with a tuple as a
+    rule, but it may be the name of a global."""
+    ways = type(kind.__reduce__), type(kind.__reduce_ex__)
+    return types.FunctionType in ways and not is_importable(kind)
+
+
+def _reduce_by_name(pickler: Any, obj: Any) -> Any:
+    """What an instance says; for a name that is not to be found elsewhere, what it stands for."""
+    reduced = obj.__reduce_ex__(
+        pickler.protocol if pickler.protocol >= 0 else pickle.HIGHEST_PROTOCOL
+    )
+    if type(reduced) is not str:
+        return reduced
+    kind: Any = type(obj)
+    where = getattr(obj, "__module__", None)
+    if type(where) is not str or is_module_importable(where) or _is_not_made_anew(kind):
+        return reduced
+    if there.named_objects.get((where, reduced), there.found_at(where, reduced)) is not obj:
+        return reduced  # the C pickler tells what is wrong with it
+    made = there.named, (kind, where, reduced)
+    state = object.__getstate__(obj)
+    if state is None:
+        return made
+    return (*made, (where, reduced, state), None, None, there.fill_named)
+
+
+def _is_not_made_anew(kind: Any) -> bool:
+    """Whether an instance is more than attributes and slots."""
+    return kind.__itemsize__ != 0 or _classes.c_base(kind) is not object
 
 
 def _reduce_sentinel(_: Any, sentinel: Any) -> Reduced:
@@ -573,6 +606,8 @@ def plan_for(kind: type) -> Plan | None:
         return _containers.reduce_own_items
     if _needs_instance(kind):
         return _reduce_instance
+    if _may_go_by_name(kind):
+        return _reduce_by_name
     return None
 
 

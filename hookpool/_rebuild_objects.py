@@ -357,6 +357,42 @@ def lone(token: str, cls: Any) -> Any:
     return found if is_it else object.__new__(cls)
 
 
+#: What goes by a name in a module that is not here, and says so.
+named_objects: dict[tuple[str, str], object] = {}
+
+
+def named(cls: Any, module: str, name: str) -> Any:
+    """The instance that goes by this name: one object per process."""
+    # The owner has it, and so has another run of its program.
+    own = None if in_worker() else found_at(module, name)
+    if type(own) is cls or _is_like(cls, type(own)):
+        return own
+    found = named_objects.get((module, name))
+    if type(found) is not cls:
+        found = named_objects[module, name] = object.__new__(cls)
+    return found
+
+
+def found_at(module: str, name: str) -> Any:
+    """What a module that is here has under a name with dots; None if nothing."""
+    found = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _is_like(cls: Any, kind: Any) -> bool:
+    return (kind.__module__, kind.__qualname__) == (cls.__module__, cls.__qualname__)
+
+
+def fill_named(obj: Any, state: tuple[str, str, Any]) -> None:
+    """State setter of a new one: as with a class, what this process did to it stays."""
+    module, name, own = state
+    is_ours = named_objects.get((module, name)) is not obj
+    if not is_ours and object.__getstate__(obj) is None:
+        give_state(obj, own)
+
+
 sentinels: dict[tuple[str, str], object] = {}
 
 

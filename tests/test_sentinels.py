@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import sys
 import types
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from hookpool import _rebuild, _sentinels
+from hookpool.reduction import dumps
 from tests.elsewhere import Elsewhere
 from tests.owner import Pool
 
@@ -248,3 +250,62 @@ def test_many_empty_instances_are_no_sentinels(monkeypatch: pytest.MonkeyPatch) 
     with Elsewhere(worker=True) as one:
         assert Pool(one).run(lambda: len(OPTIONS["many"])) == 100
     assert len(_rebuild._by_object) <= before + 2  # the class and its sentinel
+
+
+class Named:
+    """As the sentinels of PEP 661."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> Any:
+        return self.name
+
+
+class Slotted:
+    __slots__ = ("others",)
+    none: ClassVar[Any]
+
+    def __reduce__(self) -> Any:
+        return "Slotted.none"
+
+
+UNSET = Named("UNSET")
+Slotted.none = Slotted()
+Slotted.none.others = [UNSET, Slotted.none]
+
+
+def is_unset(value: Any = UNSET) -> Any:
+    return value is UNSET, value.name
+
+
+def is_none(value: Any = Slotted.none) -> Any:
+    return value is Slotted.none, value.others[0] is UNSET, value.others[1] is value
+
+
+def test_who_goes_by_a_name_of_the_main_module_is_one_object(pool: Pool) -> None:
+    """``def __reduce__(self): return "UNSET"``: that module is not there to be asked for it."""
+    assert pool.run(is_unset) == pool.run(is_unset, UNSET) == is_unset()
+    assert pool.run(is_none) == pool.run(is_none, Slotted.none) == is_none()
+    assert pool.run(lambda: UNSET) is UNSET
+    assert pool.run(lambda given: [given], Slotted.none)[0] is Slotted.none
+
+
+def test_what_a_task_does_to_it_stays_there(pool: Pool) -> None:
+    def rename() -> Any:
+        UNSET.name = "UNSET"
+        UNSET.__dict__["more"] = 1
+        return UNSET
+
+    assert pool.run(rename) is UNSET
+    assert not hasattr(UNSET, "more")
+    assert pool.run(lambda: UNSET.__dict__["more"]) == 1
+
+
+def test_it_travels_to_who_is_no_worker(elsewhere: Elsewhere) -> None:
+    assert elsewhere.call(is_unset) == is_unset()
+
+
+def test_who_is_not_what_has_the_name_is_refused() -> None:
+    with pytest.raises(pickle.PicklingError, match="not the same object"):
+        dumps(Named("UNSET"))
