@@ -79,6 +79,25 @@ def place_of(cls: type) -> tuple[str, str] | None:
     return place
 
 
+def place_of_instance(obj: Any) -> tuple[str, str] | None:
+    """The importable module of an instance's class that holds the instance, and the name there."""
+    kind: Any = type(obj)
+    module = kind.__module__
+    if type(module) is not str or not is_module_importable(module):
+        return None
+    space = vars(sys.modules[module])
+    size, names = _held.get(kind, (-1, ()))
+    if size != len(space):
+        # What a module binds anew, it mostly binds to the names that it had.
+        names = tuple([name for name, one in list(space.items()) if type(one) is kind])
+        _held[kind] = len(space), names
+    return next(((module, name) for name in names if space.get(name) is obj), None)
+
+
+#: How many names the module of a class had when it was looked at, and which were of instances.
+_held: weakref.WeakKeyDictionary[type, tuple[int, tuple[str, ...]]] = weakref.WeakKeyDictionary()
+
+
 def _has(module: str, name: str, cls: type) -> bool:
     return is_module_importable(module) and vars(sys.modules[module]).get(name) is cls
 

@@ -4,7 +4,8 @@ To a worker the default of one function, an attribute of a class and the global 
 compared with come in several pickles; of what has no state they can all be one object, as they are
 for the owner.  What has some is copied with each: a later pickle may hold more of it, and tasks
 may have changed what an earlier one brought.  So is what is no global: an empty instance that only
-functions hold may be where they are to put something.
+functions hold may be where they are to put something.  One of an importable module goes by its
+name, as functions and classes do.
 
 Owns what counts as such a global, and its identity.  Any thread may call the functions.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 
 from hookpool import _classes, _rebuild
 from hookpool import _rebuild_objects as there
-from hookpool._importable import list_registry_pickle_by_value
+from hookpool._importable import list_registry_pickle_by_value, place_of_instance
 from hookpool._met import GLOBALS, SENTINELS
 from hookpool._plain import ATOMS
 
@@ -57,6 +58,9 @@ def _is_global(met: dict[int, Any], obj: Any) -> bool:
 
 def reduce_sentinel(sentinel: Any) -> tuple[Any, ...]:
     """The reduce value of one: it is the same object wherever else it is met."""
+    place = place_of_instance(sentinel)
+    if place is not None:
+        return there.module_attribute, place  # everybody has it
     kind = type(sentinel)
     token = _classes.token_of(sentinel, kind.__module__, f"{kind.__qualname__}()")
     return there.lone, (token, kind)

@@ -27,6 +27,7 @@ from hookpool._functions import reduce_function
 from hookpool._handle import reduce_unasked, refuse
 from hookpool._importable import (
     list_registry_pickle_by_value,
+    place_of_instance,
     register_pickle_by_value,
     unregister_pickle_by_value,
 )
@@ -45,6 +46,7 @@ from hookpool._plans import (
 )
 from hookpool._raised import text_of
 from hookpool._reach import MOST_IN_ALL
+from hookpool._rebuild_objects import module_attribute
 from hookpool._ticket import withdraw
 
 TYPE_CHECKING = False
@@ -308,7 +310,8 @@ class HookPickler(_CPickler):
 
     def reduce_empty(self, obj: Any) -> Any:
         """The reduce value of an instance that is but its ``__dict__``, and that is empty."""
-        return _newobj, (type(obj),)
+        place = place_of_instance(obj)
+        return (_newobj, (type(obj),)) if place is None else (module_attribute, place)
 
     def may_pack(self) -> bool:
         """Whether nobody wants to be asked about each function of a class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.policy
 import multiprocessing
 import pickle
 import sys
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from hookpool import _rebuild, _sentinels
-from hookpool.reduction import dumps
+from hookpool.reduction import dumps, loads
 from tests.elsewhere import Elsewhere
 from tests.owner import Pool
 
@@ -250,6 +251,40 @@ def test_many_empty_instances_are_no_sentinels(monkeypatch: pytest.MonkeyPatch) 
     with Elsewhere(worker=True) as one:
         assert Pool(one).run(lambda: len(OPTIONS["many"])) == 100
     assert len(_rebuild._by_object) <= before + 2  # the class and its sentinel
+
+
+# An instance without state that an importable module holds.
+COMPAT32 = email.policy.compat32
+
+
+def is_compat32(value: Any = COMPAT32) -> Any:
+    return value is COMPAT32 is email.policy.compat32
+
+
+class Reading:
+    policy = COMPAT32
+
+
+def test_what_an_importable_module_holds_is_what_that_module_holds_there(pool: Pool) -> None:
+    """``from library import MISSING``: the library's own functions compare with theirs."""
+    assert pool.run(is_compat32)
+    assert pool.run(lambda: Reading.policy is email.policy.compat32)
+    assert pool.run(is_compat32, COMPAT32)
+    assert pool.run(lambda: email.policy.compat32) is COMPAT32
+    assert loads(dumps([COMPAT32]))[0] is COMPAT32
+
+
+def test_a_module_that_has_got_another_one_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kind = type(COMPAT32)
+    other, third = kind(), kind()
+    assert loads(dumps(other)) is not other
+    monkeypatch.setattr(sys.modules[kind.__module__], "other", other, raising=False)
+    assert loads(dumps(other)) is other
+    monkeypatch.setattr(sys.modules[kind.__module__], "other", third)
+    assert loads(dumps(third)) is third
+    assert loads(dumps(other)) is not other
 
 
 class Named:
