@@ -57,7 +57,7 @@ def raw_class(metaclass: Any, name: str, bases: tuple[type, ...], body: dict[str
     except TypeError:
         # "type.__new__(M) is not safe": metaclasses written in C must make their classes, and
         # complete them only when `__init_subclass__` has run.
-        cls = _new_in_c(metaclass)(metaclass, name, bases, body)
+        cls = _made_in_c(metaclass, name, bases, body)
     init = _in_c(cls, "__init__")
     if init is not type.__init__:
         init(cls, name, bases, body)
@@ -93,6 +93,22 @@ def is_written_in_c(cls: Any) -> bool:
 _OF_C = frozenset(
     map(id, (ClassMethodDescriptorType, MethodDescriptorType, WrapperDescriptorType))
 )
+
+
+def _made_in_c(metaclass: Any, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> Any:
+    try:
+        return _new_in_c(metaclass)(metaclass, name, bases, body)
+    except Exception as error:
+        explain(error, name)
+        raise
+
+
+def explain(error: BaseException, names: str) -> None:
+    """Say of an error that it came while classes were made anew, and what can be done."""
+    error.add_note(
+        f"{names}: what was sent of the class does not make one here. Define it in a module that "
+        "can be imported, and it goes by its name."
+    )
 
 
 def _new_in_c(metaclass: Any) -> Any:

@@ -542,6 +542,12 @@ def make_class(
     return cls
 
 
+def is_half_made(cls: Any) -> bool:
+    """Whether a class still waits for what it is to hold."""
+    known = _by_object.get(id(cls))
+    return known is not None and not known.is_ours and not known.version
+
+
 def _let_find(cls: Any, name: str) -> None:
     """Have a class of the main module where plain pickle looks for it, as far as that is free.
 

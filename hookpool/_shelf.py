@@ -17,6 +17,7 @@ from hookpool import _rebuild
 from hookpool._buffers import Borrowed, Lender, Parcel, loads, loads_again
 from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import plans, table_with
+from hookpool._raw_classes import explain
 from hookpool._rebuild import loading
 from hookpool._ticket import withdraw
 from hookpool.reduction import ReusablePickler, raise_explained, take
@@ -127,6 +128,10 @@ class Shelf:
         outer, loading.classes = loading.classes, classes
         try:
             obj = self._loads(self._data[number], number)
+        except Exception as error:
+            if names := [cls.__qualname__ for cls in filter(_rebuild.is_half_made, classes)]:
+                explain(error, ", ".join(names))
+            raise
         finally:
             loading.classes = outer
         self._objects[number] = obj

@@ -259,6 +259,20 @@ def test_a_result_that_does_not_unpickle_fails_its_future_only(pool):
     assert pool.submit(add, 1, 1).result() == 2
 
 
+def test_the_error_of_a_class_that_cannot_be_made_anew_says_so(pool):
+    class Column:
+        def __reduce__(self):
+            return getattr, (Table, "column")  # as the mapped classes of some libraries
+
+    class Table:
+        column = Column()
+
+    error = pool.submit(lambda: Table).exception(30)
+    assert isinstance(error, errors.CannotUnpickle)
+    (note,) = error.__cause__.__notes__
+    assert "Table: what was sent of the class does not make one" in note
+
+
 @pytest.fixture
 def bystander(pool, tmp_path):
     """A task that runs all the while, and must not be touched by what becomes of others."""
