@@ -266,6 +266,36 @@ def _needs_instance(kind: type) -> bool:
     )
 
 
+def _wants_more_to_be_made(kind: Any) -> bool:
+    """Whether ``__new__`` cannot be called with what pickle has for it: nothing, or the value that
+    the class written in C asks for, of text or numbers."""
+    new: Any = kind.__new__
+    if type(new) is not types.FunctionType or _says_itself(kind, object):
+        return False
+    base = _classes.c_base(kind)
+    given = getattr(base, "__getnewargs__", None)
+    if given is None and base is not object:
+        return False  # who knows what it is
+    if hasattr(kind, "__getnewargs_ex__") or getattr(kind, "__getnewargs__", None) is not given:
+        return False
+    code, needed = new.__code__, set(new.__kwdefaults__ or ())
+    count = code.co_argcount
+    are_named = needed.issuperset(code.co_varnames[count : count + code.co_kwonlyargcount])
+    return not are_named or count - len(new.__defaults__ or ()) > (1 if given is None else 2)
+
+
+def _reduce_made_in_c(pickler: Any, obj: Any) -> Any:
+    """By the class written in C, which wants no more than it is."""
+    if 0 <= pickler.protocol < 2:
+        return NotImplemented
+    kind: Any = type(obj)
+    base = _classes.c_base(kind)
+    args = () if base is object else base.__getnewargs__(obj)
+    state = obj.__getstate__()
+    made = there.container, (kind, base, *args)
+    return made if state is None else (*made, state)
+
+
 def _may_go_by_name(kind: Any) -> bool:
     """Whether instances of a type by value say in Python how they are reduced: with a tuple as a
     rule, but it may be the name of a global."""
@@ -606,6 +636,8 @@ def plan_for(kind: type) -> Plan | None:
         return _containers.reduce_own_items
     if _needs_instance(kind):
         return _reduce_instance
+    if _wants_more_to_be_made(kind):
+        return _reduce_made_in_c
     if _may_go_by_name(kind):
         return _reduce_by_name
     return None

@@ -881,3 +881,65 @@ def test_a_class_written_in_c_that_no_module_has_is_refused() -> None:
 
     with pytest.raises(pickle.PicklingError, match=r"'nameless' of <lambda> at .*: Can't"):
         dumps(lambda: nameless)
+
+
+class Template:
+    """Made by more than there is to be had of an instance."""
+
+    def __new__(cls, source: str, *, name: str) -> Any:
+        made = super().__new__(cls)
+        made.text = f"{name}: {source}"  # type: ignore[attr-defined]
+        return made
+
+
+class Unit(str):
+    __slots__ = ("factor",)
+
+    def __new__(cls, name: str, factor: int) -> Any:
+        made = super().__new__(cls, name.lower())
+        made.factor = factor
+        return made
+
+
+class Twin(tuple[int, ...]):
+    def __new__(cls, first: int, second: int) -> Any:
+        return super().__new__(cls, (first, second))
+
+
+class Kept(int):
+    def __new__(cls, value: int, more: int) -> Any:
+        made = super().__new__(cls, value)
+        made.more = more  # type: ignore[attr-defined]
+        return made
+
+    def __getstate__(self) -> Any:
+        return self.more + 1  # type: ignore[attr-defined]
+
+    def __setstate__(self, state: int) -> None:
+        self.more = state
+
+
+TEMPLATE = Template("source", name="name")
+
+
+def test_an_instance_whose_new_wants_more_is_made_by_the_class_in_c(elsewhere: Elsewhere) -> None:
+    """`pickle` calls ``__new__`` with less, where it is loaded."""
+    unit, pair, kept = Unit("KM", 1000), Twin(1, 2), Kept(3, 4)
+
+    stays_the_same(elsewhere, lambda: (TEMPLATE.text, type(TEMPLATE) is Template))
+    stays_the_same(elsewhere, lambda: (str(unit), unit.factor, tuple(pair), type(pair) is Twin))
+    assert elsewhere.call(lambda: (kept + 0, kept.more)) == (3, 5)
+
+
+class Lenient:
+    def __new__(cls, source: str = "default") -> Any:
+        made = super().__new__(cls)
+        made.made_of = source  # type: ignore[attr-defined]
+        return made
+
+    def __getstate__(self) -> None:
+        return None
+
+
+def test_one_that_wants_no_more_is_called_as_ever() -> None:
+    assert loads(dumps(Lenient("source"))).made_of == "default"
