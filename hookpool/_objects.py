@@ -288,44 +288,59 @@ def _reduce_made_in_c(pickler: Any, obj: Any) -> Any:
     """By the class written in C, which wants no more than it is."""
     if 0 <= pickler.protocol < 2:
         return NotImplemented
-    kind: Any = type(obj)
-    base = _classes.c_base(kind)
-    args = () if base is object else base.__getnewargs__(obj)
     state = obj.__getstate__()
-    made = there.container, (kind, base, *args)
+    made = there.container, _made_in_c(obj)
     return made if state is None else (*made, state)
 
 
-def _may_go_by_name(kind: Any) -> bool:
-    """Whether instances of a type by value say in Python how they are reduced: with a tuple as a
-    rule, but it may be the name of a global."""
+def _made_in_c(obj: Any) -> tuple[Any, ...]:
+    """The class of an instance, that which makes it, and what from; nothing if that is not all."""
+    kind: Any = type(obj)
+    base = _classes.c_base(kind)
+    if hasattr(base, "__getnewargs__"):
+        return kind, base, *base.__getnewargs__(obj)
+    return (kind, base) if base is object else ()
+
+
+def _may_be_elsewhere(kind: Any) -> bool:
+    """Whether instances of a type by value say in Python how they are reduced: as a rule what they
+    are made from, but it may be where they are to be found."""
     ways = type(kind.__reduce__), type(kind.__reduce_ex__)
     return types.FunctionType in ways and not is_importable(kind)
 
 
-def _reduce_by_name(pickler: Any, obj: Any) -> Any:
-    """What an instance says; for a name that is not to be found elsewhere, what it stands for."""
-    reduced = obj.__reduce_ex__(
-        pickler.protocol if pickler.protocol >= 0 else pickle.HIGHEST_PROTOCOL
-    )
-    if type(reduced) is not str:
+def _reduce_elsewhere(pickler: Any, obj: Any) -> Any:
+    """What an instance says; for a place that is not there where it goes, what is to be there."""
+    protocol = pickler.protocol if pickler.protocol >= 0 else pickle.HIGHEST_PROTOCOL
+    reduced = obj.__reduce_ex__(protocol)
+    find: Any = there.named
+    place = getattr(obj, "__module__", None), reduced
+    if type(reduced) is str:
+        is_it = _is_global(obj, *place)
+    elif type(reduced) is tuple and reduced[0] is getattr:
+        find, place = there.kept, reduced[1]
+        is_it = _is_kept(obj, *place)
+    else:
         return reduced
-    kind: Any = type(obj)
-    where = getattr(obj, "__module__", None)
-    if type(where) is not str or is_module_importable(where) or _is_not_made_anew(kind):
+    made = _made_in_c(obj) if is_it else ()
+    if not made:
         return reduced
-    if there.named_objects.get((where, reduced), there.found_at(where, reduced)) is not obj:
-        return reduced  # the C pickler tells what is wrong with it
-    made = there.named, (kind, where, reduced)
     state = object.__getstate__(obj)
-    if state is None:
-        return made
-    return (*made, (where, reduced, state), None, None, there.fill_named)
+    call = find, (*place, *made)
+    return call if state is None else (*call, (*place, state), None, None, there.fill_found)
 
 
-def _is_not_made_anew(kind: Any) -> bool:
-    """Whether an instance is more than attributes and slots."""
-    return kind.__itemsize__ != 0 or _classes.c_base(kind) is not object
+def _is_global(obj: Any, module: Any, name: str) -> bool:
+    """Whether it is what a module that cannot be imported has under a name."""
+    if type(module) is not str or is_module_importable(module):
+        return False
+    return there.named_objects.get((module, name), there.found_at(module, name)) is obj
+
+
+def _is_kept(obj: Any, cls: Any, name: str) -> bool:
+    """Whether it is an attribute of a class by value, which comes with the class."""
+    is_it = _classes.is_class(cls) and there.held_by(cls, name) is obj
+    return is_it and not is_importable(cls)
 
 
 def _reduce_sentinel(_: Any, sentinel: Any) -> Reduced:
@@ -638,8 +653,8 @@ def plan_for(kind: type) -> Plan | None:
         return _reduce_instance
     if _wants_more_to_be_made(kind):
         return _reduce_made_in_c
-    if _may_go_by_name(kind):
-        return _reduce_by_name
+    if _may_be_elsewhere(kind):
+        return _reduce_elsewhere
     return None
 
 

@@ -361,7 +361,7 @@ def lone(token: str, cls: Any) -> Any:
 named_objects: dict[tuple[str, str], object] = {}
 
 
-def named(cls: Any, module: str, name: str) -> Any:
+def named(module: str, name: str, cls: Any, *made: Any) -> Any:
     """The instance that goes by this name: one object per process."""
     # The owner has it, and so has another run of its program.
     own = None if in_worker() else found_at(module, name)
@@ -369,8 +369,19 @@ def named(cls: Any, module: str, name: str) -> Any:
         return own
     found = named_objects.get((module, name))
     if type(found) is not cls:
-        found = named_objects[module, name] = object.__new__(cls)
+        found = named_objects[module, name] = container(cls, *made)
     return found
+
+
+def kept(owner: Any, name: str, cls: Any, *made: Any) -> Any:
+    """The instance that a class has under this name; a new one while the class has none."""
+    found = held_by(owner, name)
+    return found if type(found) is cls else container(cls, *made)
+
+
+def held_by(cls: Any, name: str) -> Any:
+    """What a class or one of its bases has under a name; None if nothing."""
+    return next((vars(one)[name] for one in cls.__mro__ if name in vars(one)), None)
 
 
 def found_at(module: str, name: str) -> Any:
@@ -385,11 +396,14 @@ def _is_like(cls: Any, kind: Any) -> bool:
     return (kind.__module__, kind.__qualname__) == (cls.__module__, cls.__qualname__)
 
 
-def fill_named(obj: Any, state: tuple[str, str, Any]) -> None:
+def fill_found(obj: Any, state: tuple[Any, str, Any]) -> None:
     """State setter of a new one: as with a class, what this process did to it stays."""
-    module, name, own = state
-    is_ours = named_objects.get((module, name)) is not obj
-    if not is_ours and object.__getstate__(obj) is None:
+    where, name, own = state
+    if type(where) is not str:
+        is_new = held_by(where, name) is not obj
+    else:
+        is_new = named_objects.get((where, name)) is obj and object.__getstate__(obj) is None
+    if is_new:
         give_state(obj, own)
 
 

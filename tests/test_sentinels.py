@@ -341,6 +341,51 @@ def test_it_travels_to_who_is_no_worker(elsewhere: Elsewhere) -> None:
     assert elsewhere.call(is_unset) == is_unset()
 
 
+class Colour:
+    """As enumerations were, before there were any."""
+
+    table: ClassVar[dict[str, Colour]] = {}
+    RED: ClassVar[Colour]
+    BLUE: ClassVar[Colour]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        Colour.table[name] = self
+        setattr(Colour, name, self)
+
+    def __reduce__(self) -> Any:
+        return getattr, (type(self), self.name)
+
+
+Colour("RED").other = Colour("BLUE")  # type: ignore[attr-defined]
+Colour.BLUE.other = Colour.RED  # type: ignore[attr-defined]
+
+
+class Constant(float):
+    name: str
+
+    def __reduce__(self) -> Any:
+        return getattr, (Constants, self.name)
+
+
+class Constants:
+    PI = Constant(3.14)
+    PI.name = "PI"
+
+
+def is_red(value: Any = Colour.RED) -> Any:
+    is_it = value is Colour.RED is Colour.table["RED"] is Colour.BLUE.other  # type: ignore[attr-defined]
+    return is_it, value.name, value.other is Colour.BLUE, Constants.PI + 0, Constants.PI.name
+
+
+def test_who_is_found_in_a_class_comes_with_the_class(pool: Pool, elsewhere: Elsewhere) -> None:
+    """``return getattr, (Colour, "RED")``: the class has none yet when it is being loaded."""
+    assert elsewhere.call(is_red) == pool.run(is_red) == pool.run(is_red, Colour.RED) == is_red()
+    assert is_red()[0]
+    assert pool.run(lambda: Colour.RED) is Colour.RED
+    assert pool.run(lambda given: [given], Constants.PI)[0] is Constants.PI
+
+
 def test_who_is_not_what_has_the_name_is_refused() -> None:
     with pytest.raises(pickle.PicklingError, match="not the same object"):
         dumps(Named("UNSET"))
