@@ -317,9 +317,9 @@ def _reduce_elsewhere(pickler: Any, obj: Any) -> Any:
     place = getattr(obj, "__module__", None), reduced
     if type(reduced) is str:
         is_it = _is_global(obj, *place)
-    elif type(reduced) is tuple and reduced[0] is getattr:
+    elif type(reduced) is tuple and len(reduced) == 2 and reduced[0] is getattr:
         find, place = there.kept, reduced[1]
-        is_it = _is_kept(obj, *place)
+        is_it = type(place) is tuple and len(place) == 2 and _is_kept(obj, *place)
     else:
         return reduced
     made = _made_in_c(obj) if is_it else ()
@@ -339,8 +339,9 @@ def _is_global(obj: Any, module: Any, name: str) -> bool:
 
 def _is_kept(obj: Any, cls: Any, name: str) -> bool:
     """Whether it is an attribute of a class by value, which comes with the class."""
-    is_it = _classes.is_class(cls) and there.held_by(cls, name) is obj
-    return is_it and not is_importable(cls)
+    if not _classes.is_class(cls) or type(name) is not str or is_importable(cls):
+        return False
+    return there.held_by(cls, name) is obj
 
 
 def _reduce_sentinel(_: Any, sentinel: Any) -> Reduced:

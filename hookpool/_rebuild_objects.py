@@ -381,7 +381,8 @@ def kept(owner: Any, name: str, cls: Any, *made: Any) -> Any:
 
 def held_by(cls: Any, name: str) -> Any:
     """What a class or one of its bases has under a name; None if nothing."""
-    return next((vars(one)[name] for one in cls.__mro__ if name in vars(one)), None)
+    spaces = map(type.__dict__["__dict__"].__get__, cls.__mro__)
+    return next((space[name] for space in spaces if name in space), None)
 
 
 def found_at(module: str, name: str) -> Any:
