@@ -259,10 +259,14 @@ def test_a_result_that_does_not_unpickle_fails_its_future_only(pool):
     assert pool.submit(add, 1, 1).result() == 2
 
 
+def _column_of(cls):
+    return cls.column
+
+
 def test_the_error_of_a_class_that_cannot_be_made_anew_says_so(pool):
     class Column:
         def __reduce__(self):
-            return getattr, (Table, "column")  # as the mapped classes of some libraries
+            return _column_of, (Table,)  # as the mapped classes of some libraries
 
     class Table:
         column = Column()
