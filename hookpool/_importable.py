@@ -17,7 +17,10 @@ from types import FunctionType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    #: A module and names there, or nothing.
+    Held: TypeAlias = tuple[str, ...]
 
 MAINS = frozenset({"__main__", "__mp_main__"})
 
@@ -81,17 +84,32 @@ def place_of(cls: type) -> tuple[str, str] | None:
 
 def place_of_instance(obj: Any) -> tuple[str, str] | None:
     """The importable module of an instance's class that holds the instance, and the name there."""
-    kind: Any = type(obj)
+    held = held_by_module(type(obj))
+    return place_in(held, obj) if held else None
+
+
+def held_by_module(kind: Any) -> Held:
+    """The names under which an importable module has instances of a class of its own, and it."""
     module = kind.__module__
     if type(module) is not str or not is_module_importable(module):
-        return None
+        return ()
     space = vars(sys.modules[module])
     size, names = _held.get(kind, (-1, ()))
     if size != len(space):
         # What a module binds anew, it mostly binds to the names that it had.
         names = tuple([name for name, one in list(space.items()) if type(one) is kind])
         _held[kind] = len(space), names
-    return next(((module, name) for name in names if space.get(name) is obj), None)
+    return (module, *names) if names else ()
+
+
+def place_in(held: Held, obj: Any) -> tuple[str, str] | None:
+    """The module and the name of an instance that is among these."""
+    module = held[0]
+    space = vars(sys.modules[module])
+    for name in held[1:]:
+        if space.get(name) is obj:
+            return module, name
+    return None
 
 
 #: How many names the module of a class had when it was looked at, and which were of instances.

@@ -311,7 +311,14 @@ def _may_be_elsewhere(kind: Any) -> bool:
 
 def _reduce_elsewhere(pickler: Any, obj: Any) -> Any:
     """What an instance says; for a place that is not there where it goes, what is to be there."""
+    kind: Any = type(obj)
+    if pickler.table is None and _classes.is_plainly_hashed(kind):
+        pickler.ways_ex[kind] = _what_is_said  # the next is asked at once
     protocol = pickler.protocol if pickler.protocol >= 0 else pickle.HIGHEST_PROTOCOL
+    return _what_is_said(obj, protocol)
+
+
+def _what_is_said(obj: Any, protocol: int) -> Any:
     reduced = obj.__reduce_ex__(protocol)
     find: Any = there.named
     place = getattr(obj, "__module__", None), reduced

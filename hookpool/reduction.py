@@ -26,8 +26,9 @@ from hookpool import _classes, _rebuild
 from hookpool._functions import reduce_function
 from hookpool._handle import reduce_unasked, refuse
 from hookpool._importable import (
+    held_by_module,
     list_registry_pickle_by_value,
-    place_of_instance,
+    place_in,
     register_pickle_by_value,
     unregister_pickle_by_value,
 )
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
     from hookpool._buffers import Parcel
     from hookpool._handle import Handle
+    from hookpool._importable import Held
 
     class Taker(Protocol):
         """Who is left what is large: a `Lender`, or somebody in its place."""
@@ -193,7 +195,9 @@ class HookPickler(_CPickler):
     met: dict[int, Any]  # id of a function, cell, globals... -> what its plan has to remember
     protocol: int
     sight: int  # how many objects may still be looked at for what leads to which class
-    simple: set[type]  # types found to be simple in this dump, see `_classes.is_simple`
+    #: Types found to be simple in this dump, see `_classes.is_simple`; where their modules hold
+    #: instances, once that is known.
+    simple: dict[type, Held | None]
     #: Of types met in this dump: what the C pickler would call with the object; and a protocol.
     ways: dict[type, Callable[[Any], Any]]
     ways_ex: dict[type, Callable[[Any, int], Any]]
@@ -226,7 +230,7 @@ class HookPickler(_CPickler):
         """Begin with an empty memo."""
         self.met = {}
         self.sight = MOST_IN_ALL
-        self.simple = set()
+        self.simple = {}
         self.ways, self.ways_ex = {}, {}
         self.table = self._lent = None
 
@@ -269,7 +273,7 @@ class HookPickler(_CPickler):
         is_modern = not 0 <= self.protocol < 2  # below, copyreg has ways of its own
         if is_modern and kind not in (_copyreg_table if self.table is None else self.table):
             if _classes.is_simple(kind):
-                self.simple.add(kind)
+                self.simple[kind] = None
                 return True
             way = _classes.way_of(kind) if self.table is None else None
             if way is not None:
@@ -310,8 +314,15 @@ class HookPickler(_CPickler):
 
     def reduce_empty(self, obj: Any) -> Any:
         """The reduce value of an instance that is but its ``__dict__``, and that is empty."""
-        place = place_of_instance(obj)
-        return (_newobj, (type(obj),)) if place is None else (module_attribute, place)
+        kind = type(obj)
+        held = self.simple.get(kind)
+        if held is None:
+            held = self.simple[kind] = held_by_module(kind)
+        if held:
+            place = place_in(held, obj)
+            if place is not None:
+                return module_attribute, place
+        return _newobj, (kind,)
 
     def may_pack(self) -> bool:
         """Whether nobody wants to be asked about each function of a class."""
