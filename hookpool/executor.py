@@ -25,7 +25,6 @@ from concurrent.futures import Executor, Future
 
 from hookpool import _arguments, _nesting
 from hookpool._cpus import cpu_count
-from hookpool._given import note_given
 from hookpool._plain import THRESHOLD, are_plain
 from hookpool.context import HookContext
 
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from hookpool._definitions import Ledger, Packet
     from hookpool._driver import Driver
     from hookpool._future import HookFuture
+    from hookpool._given import note_given
     from hookpool._map import Map
     from hookpool._repeats import repeats_in
     from hookpool._start import Start
@@ -61,7 +61,7 @@ def _import_engine() -> None:
     Not at the top, as elsewhere: it takes about as long as a fork server takes to start, which it
     does meanwhile. Together with the imports there it is most of what a short program waits for.
     """
-    global Driver, Form, HookFuture, Ledger, Lender, Map, Start, Task, repeats_in
+    global Driver, Form, HookFuture, Ledger, Lender, Map, Start, Task, note_given, repeats_in
     global _desk, _events, _scheduler, errors
     if getattr(threading, "_SHUTTING_DOWN", False):  # what is imported would say it otherwise
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
@@ -70,6 +70,7 @@ def _import_engine() -> None:
     from hookpool._definitions import Ledger
     from hookpool._driver import Driver
     from hookpool._future import HookFuture
+    from hookpool._given import note_given
     from hookpool._map import Map
     from hookpool._repeats import repeats_in
     from hookpool._start import Start
