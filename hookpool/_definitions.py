@@ -23,6 +23,7 @@ from hookpool import _rebuild
 from hookpool._buffers import READ_ONLY, SHARED, Lender, Parcel
 from hookpool._classes import versions_of
 from hookpool._definition import Definition, Forgotten
+from hookpool._given import is_for_start
 from hookpool._handle import Handle, Owner, refuse_stranger
 from hookpool._met import LEAVES_GIVEN
 from hookpool._noting import (
@@ -39,7 +40,7 @@ from hookpool._plain import ATOMS, NEVER_LARGE
 from hookpool._plans import is_registered, plans, table_with
 from hookpool._ticket import HandedOnce, ticketed
 from hookpool._worker_pickler import WorkerPickler, stands_for_itself
-from hookpool.reduction import Probe, Table, is_for_start, raise_explained, take
+from hookpool.reduction import Probe, Table, raise_explained, take
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

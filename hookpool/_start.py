@@ -13,6 +13,7 @@ from collections import deque
 
 from hookpool import _nesting
 from hookpool._buffers import THRESHOLD, Parcel, is_borrowed, loads
+from hookpool._given import note_given
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Start:
     ) -> None:
         self.initializer = initializer
         self.initargs = initargs
+        note_given(initargs)
         #: Variables to set, whatever they are now.
         self.environ = environ
         #: How many threads numeric libraries may use; their own variables win.  None: any number.

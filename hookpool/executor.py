@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from hookpool._definitions import Ledger, Packet
     from hookpool._driver import Driver
     from hookpool._future import HookFuture
-    from hookpool._given import note_given
     from hookpool._map import Map
     from hookpool._repeats import repeats_in
     from hookpool._start import Start
@@ -61,7 +60,7 @@ def _import_engine() -> None:
     Not at the top, as elsewhere: it takes about as long as a fork server takes to start, which it
     does meanwhile. Together with the imports there it is most of what a short program waits for.
     """
-    global Driver, Form, HookFuture, Ledger, Lender, Map, Start, Task, note_given, repeats_in
+    global Driver, Form, HookFuture, Ledger, Lender, Map, Start, Task, repeats_in
     global _desk, _events, _scheduler, errors
     if getattr(threading, "_SHUTTING_DOWN", False):  # what is imported would say it otherwise
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
@@ -70,7 +69,6 @@ def _import_engine() -> None:
     from hookpool._definitions import Ledger
     from hookpool._driver import Driver
     from hookpool._future import HookFuture
-    from hookpool._given import note_given
     from hookpool._map import Map
     from hookpool._repeats import repeats_in
     from hookpool._start import Start
@@ -267,7 +265,6 @@ class HookPoolExecutor(_Calls):
         jobs = _arguments.checked_reducers("job_reducers", job_reducers)
         _nesting.check_depth()
         threads = _arguments.checked_threads(inner_threads, workers)
-        note_given(initargs)
         self._max_workers = workers
         self._mp_context = context
         self._shared_memory = shared_memory

@@ -15,7 +15,6 @@ from __future__ import annotations
 import _pickle
 import copyreg
 import pickle
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 
 from hookpool import _classes, _rebuild
 from hookpool._functions import reduce_function
+from hookpool._given import is_for_start
 from hookpool._handle import reduce_unasked, refuse
 from hookpool._importable import (
     held_by_module,
@@ -677,11 +677,6 @@ def raise_explained(
     raise error
 
 
-def is_for_start(error: Exception) -> bool:
-    """Whether it says of an object that it travels only while a child starts."""
-    return issubclass(type(error), RuntimeError) and _is_for_start(text_of(error)) is not None
-
-
 def _comes_again(
     error: Exception, parts: Mapping[str, Any], probe: Callable[[Any], object]
 ) -> bool:
@@ -702,8 +697,3 @@ _EXPLAINED = (pickle.PicklingError, TypeError, AttributeError, RecursionError)
 _NOT_TO_TRY_AGAIN = (MemoryError, TimeoutError, InterruptedError)
 # What a `__reduce__` raises that means to refuse; there are errors that are these as well.
 _LIKE_REFUSALS = frozenset({ValueError, KeyError, NotImplementedError})
-# What multiprocessing says of its locks and queues, and of those that only a fork takes along;
-# there is no class of error for it.
-_is_for_start = re.compile(
-    "objects should only be shared between processes|SemLock created in a fork context"
-).search

@@ -123,6 +123,7 @@ def test_a_program_imports_little_before_it_has_a_fork_server_started() -> None:
             "hookpool._launch",
             "hookpool._nesting",
             "hookpool._plain",
+            "hookpool._raised",
             "hookpool._rebound",
             "hookpool._standing",
             "hookpool._streams",
