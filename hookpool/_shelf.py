@@ -82,6 +82,10 @@ class Shelf:
         except KeyError:
             return self._load_definition(number)
 
+    def loaded(self, number: int) -> Any:
+        """As `function`, of what has been loaded before; None if it has not."""
+        return self._objects.get(number)
+
     def load(self, data: Any) -> Any:
         """Load the data of a packet."""
         return self._loads(data, self._newest)

@@ -236,29 +236,16 @@ class _Worker:
 
     def _work_alone(self, task: int, number: int, payload: _wire.Buffer) -> None:
         """As `_work_off`, for a plain call that came alone and that nothing waits before."""
-        try:
-            function = self._shelf.function(number)
-        except BaseException:  # noqa: BLE001 - it will be raised again
+        function = self._shelf.loaded(number)
+        if function is None:
             self._work_off(_wire.Run(task, number, _PLAIN, 1, [memoryview(payload)]))
         else:
             self._call_one(task, function, pickle.loads(payload)[0])
 
     def _work_off(self, run: _wire.Run) -> None:
         if run.form >= _PLAIN and run.payloads:
-            try:
-                function = self._shelf.function(run.function)
-            except BaseException:  # noqa: BLE001 - it will be raised again, for each task
-                function = None
-            if function is not None:
-                rows = pickle.loads(run.payloads[0])
-                if run.form == _LONE:
-                    rows = zip(rows)
-                if run.tasks == 1 and not self._queue and not self._outgoing:
-                    self._call_one(run.first, function, *rows)
-                else:
-                    self._call_each(run, function, rows)
-                return
-            run = run._replace(payloads=run.payloads * run.tasks)
+            self._work_off_plain(run)
+            return
         for at in range(run.tasks):
             if not self._claims.claim():
                 self._refuse(run.payloads[at:])
@@ -271,11 +258,54 @@ class _Worker:
             idle = not self._queue and at == run.tasks - 1
             self._send(ResultRow(run.first + at, status, micros, payload), ended, idle)
 
+    def _work_off_plain(self, run: _wire.Run) -> None:
+        rows = pickle.loads(run.payloads[0])
+        if run.form == _LONE:
+            rows = zip(rows)
+        rows, function = iter(rows), self._shelf.loaded(run.function)
+        while function is None and run.tasks:
+            # To load it is part of the first call: its time counts, and it may be the death of it.
+            self._flush()  # what is through is not lost with it, and leaves before that one
+            if not self._claims.claim():
+                self._drop(run.tasks)
+                return
+            args = next(rows)
+            function = self._load_function(run)
+            if function is not None:
+                self._call_claimed(run.first, function, args)
+            run = run._replace(first=run.first + 1, tasks=run.tasks - 1)
+        if function is None or not run.tasks:
+            return
+        if run.tasks == 1 and not self._queue and not self._outgoing:
+            self._call_one(run.first, function, *rows)
+        else:
+            self._call_each(run, function, rows)
+
+    def _load_function(self, run: _wire.Run) -> Callable[..., Any] | None:
+        """What the first task of a run calls; None: that has failed because it does not load."""
+        began = perf_counter()
+        words = self._claims.words
+        words[1], words[0] = Doing.LOADING, run.first + 1
+        try:
+            function: Callable[..., Any] = self._shelf.function(run.function)
+        except BaseException as error:  # noqa: BLE001 - the outer edge: ends a task, not us
+            self._stop_copy(error)
+            payload, ended = self._dump_error(error), perf_counter()
+            row = ResultRow(run.first, Status.UNREADABLE, _micros(ended - began), payload)
+            self._send(row, ended, run.tasks == 1 and not self._queue)
+            return None
+        self._stop_copy()
+        return function
+
     def _call_one(self, number: int, function: Callable[..., Any], args: Any) -> None:
         """As `_call_each`, for what is the only task here: its result leaves at once."""
-        if not self._claims.claim():
+        if self._claims.claim():
+            self._call_claimed(number, function, args)
+        else:
             self._drop(1)
-            return
+
+    def _call_claimed(self, number: int, function: Callable[..., Any], args: Any) -> None:
+        """Call for a task that has been claimed, and before which no result waits."""
         began = perf_counter()
         words = self._claims.words
         words[1], words[0] = Doing.RUNNING, number + 1

@@ -304,10 +304,13 @@ class HookPoolExecutor(_Calls):
 
         Args:
             timeout: seconds for which a call may run, or None for any time; what it waits for a
-                worker does not count. One that is not through by then fails with `TaskTimedOut`,
-                a `TimeoutError`, and its worker is ended: whatever it does, also in C, also if it
-                catches exceptions. That is at most an eighth of the time later, or 0.25 seconds.
-                No other call is affected.
+                worker does not count. To load the function, with all that it imports, belongs to
+                the first call of it in a worker. One that is not through by then fails with
+                `TaskTimedOut`, a `TimeoutError`, and its worker is ended: whatever it does, also
+                in C, also if it catches exceptions. That is at most an eighth of the time later,
+                or 0.25 seconds.
+                No other call is affected, but that a result which a tiny one just before it has
+                left in the worker is lost (`ResultLost`) where it lets no other thread run.
 
         Raises:
             ValueError: the time is not positive.

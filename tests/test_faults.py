@@ -531,6 +531,25 @@ def test_a_hundred_killer_tasks_are_a_hundred_single_failures():
         )
 
 
+class Deadly:
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+@pytest.mark.parametrize("argument", [1, [1]])
+def test_a_function_that_no_worker_survives_to_load_is_a_single_failure(argument):
+    """Its plain calls broke the pool, since nobody had claimed them when the workers died."""
+    captured = Deadly()
+    with HookPoolExecutor(2) as pool:
+        killers = [pool.submit(lambda x: captured, argument) for _ in range(6)]
+
+        for killer in killers:
+            error = killer.exception(timeout=50)
+            assert type(error) is errors.WorkerDied
+            assert (error.phase, error.may_have_run) == (errors.LOADING, False)
+        assert pool.submit(abs, -1).result(timeout=50) == 1
+
+
 def test_a_task_that_forks_and_comes_back_twice_answers_once():
     def fork():
         if os.fork() == 0:

@@ -12,7 +12,7 @@ import pytest
 from hookpool import _nesting, _start, _wire, _worker, errors, reduction
 from hookpool._buffers import Lender
 from hookpool._channel import Channel
-from hookpool._claims import Board, are_possible
+from hookpool._claims import Board, Doing, are_possible
 from hookpool._link import Link
 from hookpool._wire import Form, Kind, Status
 from tests import odd_errors
@@ -225,6 +225,8 @@ def test_values_of_one_function_leave_together_whatever_messages_brought_the_cal
     owner.send_plain(str, [(8,), (9,)], first=8, number=2)  # no neighbours
     while len(owner.worker._queue) < 4:
         owner.worker._take_in(owner.worker._read())
+    for number in (1, 2):
+        owner.worker._shelf.function(number)  # the first call that needs one loaded goes alone
     while owner.worker._queue:
         owner.worker._work_off(owner.worker._queue.popleft())
     del owner.worker._flush
@@ -298,6 +300,60 @@ def test_a_function_that_cannot_be_loaded_fails_each_plain_call_of_it(owner):
 
     assert (first.status, second.status) == (Status.UNREADABLE, Status.UNREADABLE)
     assert values([good]) == [1]
+
+
+_tries: list[int] = []
+
+
+class _SecondTime:
+    """Loads at the second try."""
+
+    def __reduce__(self):
+        return _second_time, ()
+
+
+def _second_time():
+    _tries.append(1)
+    if len(_tries) < 2:
+        raise OSError("not yet")
+    return 5
+
+
+def test_a_function_that_loads_later_is_called_by_those_behind(owner):
+    _tries.clear()
+    captured = _SecondTime()
+    owner.send_plain(lambda x, y: (captured, x, y), [(1, 2), (3, 4), (5, 6)])
+    owner.thread.start()
+
+    first, *others = owner.receive(3)
+
+    assert (first.task, first.status) == (0, Status.UNREADABLE)
+    assert others == [(1, (5, 3, 4)), (2, (5, 5, 6))]
+
+
+def test_to_load_a_function_belongs_to_the_first_call_that_needs_it(owner):
+    """Whoever waits for it, or dies of it, has been claimed and is named."""
+    gate = threading.Event()
+    _gates.append(gate)
+    captured = _Gate()
+    owner.send_plain(abs, [(-1,)])
+    owner.send_plain(lambda x: (captured, x), [(2,), (3,)], first=1, number=2)
+    owner.thread.start()
+
+    assert owner.receive(1) == [(0, 1)]
+    wait_until(lambda: owner.channel.started() == 1, 20)
+    assert owner.channel.doing() is Doing.LOADING
+    assert owner.channel.take_claims(2) == 1
+    gate.set()
+
+    value, dropped = owner.receive(2)
+    assert value == (1, (True, 2))
+    assert (dropped.kind, dropped.number) == (Kind.DROPPED, 1)
+
+
+class _Gate:
+    def __reduce__(self):
+        return _wait, ()
 
 
 def test_tasks_and_functions_that_there_is_no_memory_for_fail_alone(owner, monkeypatch):
