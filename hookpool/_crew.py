@@ -39,7 +39,7 @@ class Worker:
     """See the module."""
 
     __slots__ = (
-        "channel", "death", "definitions", "exchange", "is_overdue", "is_taking_in", "killed",
+        "channel", "death", "definitions", "ended_at", "exchange", "is_taking_in", "killed",
         "lacking", "number", "pidfd", "process", "reader", "reading", "retired", "spin", "unfit",
     )  # fmt: skip
 
@@ -72,8 +72,8 @@ class Worker:
         self.unfit = False
         #: Whether the owner killed it, for a task that nobody wants any more.
         self.killed = False
-        #: Whether it did so because the task had had its time.
-        self.is_overdue = False
+        #: The task at which it did so, where that had had its time; -1.
+        self.ended_at = -1
 
     def fds(self) -> list[int]:
         """The descriptors that a forked child of the owner must close, but for the exchange's."""
@@ -214,8 +214,10 @@ def _is_at_rest(pid: int | None) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] in "TtZX"
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
+    except OSError:  # no descriptor left, say
+        return False
 
 
 def _open_pidfd(pid: int | None) -> int | None:

@@ -350,11 +350,20 @@ class Driver(Reader):
 
     def _end_at(self, worker: Worker, task: int) -> bool:
         """End a worker, unless it has gone on from this task in this very moment."""
-        if self._scheduler.config.claims and not worker.stop_at(task):
-            return False
-        worker.killed = worker.is_overdue = True
+        if self._scheduler.config.claims:
+            if not worker.stop_at(task):
+                return False
+            self._kill_at_task(worker, task)
+            return True
+        with self._lock:  # it is sent no other before it is killed; what is sent later is not lost
+            is_there = self._task_at(worker) == task
+            if is_there:
+                self._kill_at_task(worker, task)
+        return is_there
+
+    def _kill_at_task(self, worker: Worker, task: int) -> None:
+        worker.killed, worker.ended_at = True, task
         kill(worker.process)
-        return True
 
     # -- shared memory ----------------------------------------------------------------------
 
@@ -550,7 +559,8 @@ class Driver(Reader):
         doing = worker.channel.doing()
         phase = _PHASES[doing]
         process = worker.process
-        self._exits[worker.number] = _Exit(process.pid, process.exitcode, phase, worker.is_overdue)
+        is_overdue = worker.ended_at >= 0
+        self._exits[worker.number] = _Exit(process.pid, process.exitcode, phase, is_overdue)
         self._limits.forget(worker.number)
         with self._lock, self._transition:
             del self._workers[worker.number]
@@ -569,9 +579,10 @@ class Driver(Reader):
 
     def _unstarted_of(self, worker: Worker) -> int:
         """How many of the tasks that a worker had when it died can go elsewhere."""
-        if not self._scheduler.config.claims:
-            return 0
-        return self._scheduler.behind(worker.number, worker.channel.started())
+        if self._scheduler.config.claims:
+            return self._scheduler.behind(worker.number, worker.channel.started())
+        # One at a time, which it may have started; but not after we have ended it at another.
+        return 0 if worker.ended_at < 0 else self._scheduler.behind(worker.number, worker.ended_at)
 
     def _break(self, chore: _events.Break) -> None:
         """Fail whatever is unfinished and end all workers."""

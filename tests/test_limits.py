@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
+import resource
+import select
+import subprocess
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookpool import TaskTimedOut, WorkerDied, _desk
+from hookpool import TaskTimedOut, WorkerDied, _crew, _desk, _driver
 from hookpool._limits import Limits, pause
 from hookpool.executor import HookPoolExecutor
 from tests.helpers import wait_until
@@ -68,6 +73,16 @@ def test_what_is_forgotten_is_seen_anew():
 
 
 # -- in a pool ----------------------------------------------------------------------------------
+
+
+def ready() -> None:
+    """In workers that have run this, this module is there: to import it takes time, too."""
+
+
+@pytest.fixture
+def pool() -> Iterator[HookPoolExecutor]:
+    with HookPoolExecutor(2, initializer=ready) as pool:
+        yield pool
 
 
 def note_and_sleep(path: str, seconds: float) -> None:
@@ -138,6 +153,15 @@ def test_to_load_its_arguments_and_to_pickle_its_result_is_part_of_it(pool: Hook
     assert (dumping.phase, dumping.may_have_run) == ("pickling the result of", True)
 
 
+@pytest.mark.parametrize("argument", [1, [1]])
+def test_to_load_its_function_is_too(pool: HookPoolExecutor, argument: Any):
+    """It was not where the arguments are plain: what hung there hung for ever."""
+    captured = SlowToLoad()
+    error = pool.options(timeout=NO_TIME).submit(lambda _: captured, argument).exception(LONG / 2)
+    assert isinstance(error, TaskTimedOut)
+    assert (error.phase, error.may_have_run) == ("unpickling the arguments of", False)
+
+
 def test_to_wait_for_a_worker_is_not():
     with HookPoolExecutor(1) as pool:
         limited = pool.options(timeout=0.5)
@@ -199,6 +223,52 @@ def test_a_view_goes_where_an_executor_does(pool: HookPoolExecutor):
         return good
 
     assert asyncio.run(main()) == 1
+
+
+def wait_for_file(path: str) -> str:
+    wait_until(lambda: os.path.exists(path), LONG)
+    return path
+
+
+def test_what_is_sent_to_a_worker_that_has_been_ended_runs_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+):
+    """One task at a time, and the first is through in the moment in which it would be ended."""
+    path, kill = tmp_path / "go", _driver.kill
+
+    def kill_late(process: Any) -> None:
+        path.touch()
+        [worker] = pool._driver._workers.values()
+        assert select.select([worker.channel.inn], [], [], LONG)[0]
+        monkeypatch.undo()
+        kill(process)
+
+    monkeypatch.setattr(_desk, "are_possible", lambda: False)
+    with HookPoolExecutor(1, initializer=ready) as pool:
+        monkeypatch.setattr(_driver, "kill", kill_late)
+        limited = pool.options(timeout=0.5)
+        first = limited.submit(wait_for_file, str(path))
+        second = limited.submit(abs, -1)
+        assert second.result() == 1
+        assert first.result() == str(path)
+
+
+def test_whether_a_worker_has_stopped_is_not_known_without_a_descriptor():
+    with no_descriptors_left():
+        assert not _crew._is_at_rest(os.getppid())
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert _crew._is_at_rest(gone.pid)
+
+
+@contextlib.contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_to_end_a_view_is_to_end_the_pool():
