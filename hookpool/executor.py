@@ -308,9 +308,8 @@ class HookPoolExecutor(_Calls):
                 the first call of it in a worker. One that is not through by then fails with
                 `TaskTimedOut`, a `TimeoutError`, and its worker is ended: whatever it does, also
                 in C, also if it catches exceptions. That is at most an eighth of the time later,
-                or 0.25 seconds.
-                No other call is affected, but that a result which a tiny one just before it has
-                left in the worker is lost (`ResultLost`) where it lets no other thread run.
+                or 0.25 seconds. No other call is affected; but what a tiny one just before it has
+                returned may be lost (`ResultLost`) where it lets no other thread run.
 
         Raises:
             ValueError: the time is not positive.
