@@ -211,6 +211,13 @@ def _write(space: dict[str, Any], captured: dict[str, Any], stamps: dict[str, by
         space[name] = value
 
 
+def note_inherited(stamps: dict[str, object]) -> None:
+    """In a forked worker: its main module is the owner's, and had these values."""
+    shared = _by_globals.get(id(shared_namespace("__main__").__dict__))
+    if shared is not None:
+        shared.applied = {name: (0, stamp) for name, stamp in stamps.items()} | shared.applied
+
+
 def is_same(before: object, now: object) -> bool:
     """Whether the owner's value is the one it sent before: by stamp, or the value itself."""
     if before is now:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections import deque
 
-from hookpool import _nesting
+from hookpool import _nesting, _rebuild
 from hookpool._buffers import THRESHOLD, Parcel, is_borrowed, loads
 from hookpool._given import note_given
 
@@ -75,7 +76,7 @@ class Start:
         #: What the one worker has that this is for.
         self._exchange: Exchange | None = None
         self._packed: bytes | Parcel | None = None
-        #: In the worker: what has come.
+        #: In the worker: what has come; None where it was forked.
         self._arrived: bytes | None = None
 
     def through(self, exchange: Exchange) -> Start:
@@ -134,16 +135,35 @@ class Start:
         if self.threads is not None:
             for name in THREAD_VARIABLES:
                 os.environ.setdefault(name, str(self.threads))
-        initializer, initargs = self._unpacked(exchange)
+        if self._arrived is None:
+            self._initialize_forked()
+            return
+        initializer, initargs = self._unpacked(self._arrived, exchange)
+        self._arrived = None
         if initializer is not None:
             initializer(*initargs)
 
+    def _initialize_forked(self) -> None:
+        """Run the initializer where it need not travel, as with the owner's main module.
+
+        Elsewhere its globals come with it, and what it makes of them stays until the owner makes
+        something else of them.  So here it is noted what they were: those that it binds anew, and
+        those that it may have put something into.
+        """
+        if self.initializer is None:
+            return
+        from hookpool._worker_pickler import is_small, stamps_of
+
+        main = vars(sys.modules["__main__"])
+        before = dict(main)
+        _rebuild.note_inherited(stamps_of({n: v for n, v in before.items() if is_small(v)}))
+        self.initializer(*self.initargs)
+        bound = {name: value for name, value in before.items() if main.get(name) is not value}
+        _rebuild.note_inherited(stamps_of(bound))
+
     def _unpacked(
-        self, exchange: Exchange
+        self, arrived: bytes, exchange: Exchange
     ) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
-        arrived, self._arrived = self._arrived, None
-        if arrived is None:  # the process was forked
-            return self.initializer, self.initargs
         data = exchange.borrow(arrived) if is_borrowed(arrived) else arrived
         initializer, initargs, self.reducers = loads(data)
         return initializer, initargs

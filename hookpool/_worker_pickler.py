@@ -10,6 +10,7 @@ functions; one pickler belongs to one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
@@ -192,6 +193,30 @@ def stands_for_itself(value: Any) -> bool:
     if kind is FunctionType or issubclass(kind, type):
         return is_importable(value)
     return False
+
+
+def stamps_of(values: Mapping[str, Any]) -> dict[str, object]:
+    """By what a worker knows captured globals that it has been sent; not of what cannot travel."""
+    pickler, stamps = TaskPickler(), dict[str, object]()
+    for name, value in values.items():
+        with contextlib.suppress(Exception):  # whatever a user's __reduce__ raises
+            stamps[name] = value if stands_for_itself(value) else pickler.stamp(value)
+    return stamps
+
+
+def is_small(value: Any) -> bool:
+    """Whether it is a container of a few numbers and strings: to stamp it takes no time."""
+    kind = type(value)
+    if not issubclass(kind, dict | list | set) or kind.__module__ not in _PLAIN_MODULES:
+        return False
+    if len(value) > _FEW:
+        return False
+    parts = (*value, *value.values()) if issubclass(kind, dict) else value
+    return ATOMS.issuperset(map(id, map(type, parts)))
+
+
+_PLAIN_MODULES = frozenset({"builtins", "collections"})
+_FEW = 100
 
 
 class _Digests:

@@ -13,6 +13,7 @@ from hookpool import _buffers, _nesting, _start, errors, reduction
 from hookpool._buffers import Exchange, Lender
 from hookpool._worker_pickler import worker_dumps
 from hookpool.executor import HookPoolExecutor
+from tests.processes import run_python
 
 MB = 1 << 20
 
@@ -64,6 +65,45 @@ def test_a_start_travels_in_one_pickle_and_opens_late():
     assert twin.initializer is None
     assert twin.environ == {"A": "b"}
     assert reduction.loads(twin._arrived) == (len, ("abc",), None)
+
+
+# -- the initializer's globals ------------------------------------------------------------------
+
+IDIOM = """
+import sys
+from collections import defaultdict
+from hookpool import HookPoolExecutor
+
+model = None
+settings = {"depth": 1}
+seen = defaultdict(list)
+
+def init(depth):
+    global model
+    model = {"weight": 3}
+    settings["depth"] = depth
+    seen["init"].append(depth)
+
+def predict(x):
+    return model["weight"] * x, settings["depth"], dict(seen)
+
+if __name__ == "__main__":
+    with HookPoolExecutor(1, sys.argv[1], init, (5,)) as pool:
+        print(pool.submit(predict, 2).result())
+        print(*pool.map(predict, [3]))
+        settings["depth"] = 7  # what the owner makes of it counts from now on
+        print(pool.submit(predict, 4).result())
+"""
+
+
+@pytest.mark.parametrize("method", ["hookpool", "spawn", "forkserver", "fork"])
+def test_what_an_initializer_makes_of_globals_is_what_tasks_read(tmp_path: Any, method: str):
+    (tmp_path / "program.py").write_text(IDIOM)
+    assert run_python(str(tmp_path / "program.py"), method).splitlines() == [
+        "(6, 5, {'init': [5]})",
+        "(9, 5, {'init': [5]})",
+        "(12, 7, {'init': [5]})",
+    ]
 
 
 # -- large arguments ----------------------------------------------------------------------------
