@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import hookpool
 from hookpool import errors
-from tests.helpers import run_python
+from tests.helpers import ROOT, run_python
 
 
 def test_every_public_name_is_there() -> None:
@@ -95,3 +96,16 @@ def test_typing_names_and_lazy_names_agree() -> None:
     exec(source.replace("TYPE_CHECKING = False", "TYPE_CHECKING = True", 1), seen)
     assert set(hookpool.__all__) - set(seen) == set()
     assert seen["TYPE_CHECKING"] is True
+
+
+def test_what_stands_in_for_loky_in_its_own_tests_finds_what_it_takes():
+    """Those run in `make agree` only."""
+    standin = ROOT / "tests" / "standin"
+    modules = sorted(
+        ".".join(path.relative_to(standin).with_suffix("").parts)
+        for path in standin.rglob("*.py")
+        if path.name
+        != "loky_tests_plugin.py"  # a plugin of pytest, which it needs to be loaded by
+    )
+    path = os.pathsep.join(map(str, (standin, ROOT)))
+    run_python("-c", f"import {', '.join(modules)}", env={"PYTHONPATH": path})

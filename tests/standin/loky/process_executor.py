@@ -7,7 +7,7 @@ import time
 from typing import Any, NamedTuple
 
 from hookpool import errors, executor
-from hookpool.executor import _DEEPEST as MAX_DEPTH
+from hookpool._nesting import DEEPEST as MAX_DEPTH
 from hookpool.executor import HookPoolExecutor
 
 BrokenProcessPool = errors.BrokenProcessPool
