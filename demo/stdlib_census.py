@@ -6,7 +6,6 @@ multiprocessing pool and through joblib, and through a plain loop to compare wit
 """
 
 import ast
-import concurrent.futures
 import multiprocessing
 import os
 import platform
@@ -108,30 +107,22 @@ WAYS = {
 }
 
 
-# What the standard pool says to it. With "fork" its workers are copies of this process, and the
+# What the standard pool says to it. With "fork" its workers are copies of its process, and the
 # lambda fails on its way to them. With "forkserver", the default since Python 3.14, each worker
-# would first run this whole script again: so that try is a script of its own, with a time limit.
+# would first run the whole script again. Each try is a script of its own, with a time limit, since
+# neither is sure to end.
 
 UNGUARDED = """
-import concurrent.futures, multiprocessing
-context = multiprocessing.get_context("forkserver")
+import concurrent.futures, multiprocessing, sys
+context = multiprocessing.get_context(sys.argv[1])
 with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
     print(list(pool.map(lambda x: x * 2, range(3))))
 """
 
 
-def standard_pool_with_fork(paths):
-    context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
-            return f"{len(list(pool.map(lambda path: census(path), paths)))} results"
-        except Exception as exc:
-            return f"{type(exc).__name__}: {exc}"
-
-
-def standard_pool_with_forkserver():
+def standard_pool_with(method):
     script = subprocess.Popen(
-        [sys.executable, "-c", UNGUARDED],
+        [sys.executable, "-c", UNGUARDED, method],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -220,8 +211,8 @@ if os.getloadavg()[0] > 0.5 * os.cpu_count():
     )
 
 title("What ProcessPoolExecutor says to the lambda")
-quote("fork", standard_pool_with_fork(paths[:10]))
-quote("forkserver", standard_pool_with_forkserver())
+for method in ("fork", "forkserver"):
+    quote(method, standard_pool_with(method))
 
 title("What hookpool says to it")
 print(f"  {'':<50}{'seconds':>12}{'gain':>12}")

@@ -202,6 +202,8 @@ class _Looker(hookpool.HookPickler):
 
 def _found(where: str, name: str) -> Any:
     """What is under a name in a module, or in a file that is run, though not as main."""
+    if not name:
+        raise ValueError("it has no name: it is to be module:name, or file.py:name")
     if where.endswith(".py"):
         sys.path.insert(0, str(Path(where).resolve().parent))
         names = runpy.run_path(where, run_name=Path(where).stem)
@@ -221,16 +223,16 @@ def _found(where: str, name: str) -> Any:
 def map_lines(options: argparse.Namespace) -> int:
     """Print what a function makes of each line, in order; why it fails goes to standard error."""
     try:
-        modules = {
-            name.partition(".")[0]: importlib.import_module(name) for name in options.modules
-        }
-        function = eval(options.function, modules)  # it is the user's own command line
+        # What an import statement binds: the package, of a module in one.
+        names = {name.partition(".")[0]: __import__(name) for name in options.modules}
+        function = eval(options.function, names)  # it is the user's own command line
+        pool = HookPoolExecutor(options.jobs)
+        limited = pool.options(timeout=options.timeout)
     except Exception as error:  # noqa: BLE001 - whatever there is in it
         print(f"{options.function!r}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     failures = 0
-    with options.file as lines, HookPoolExecutor(options.jobs) as pool:
-        limited = pool.options(timeout=options.timeout)
+    with options.file as lines, pool:
         for number, future in enumerate(_calls(limited, function, lines), 1):
             why = future.exception()
             if why is None:

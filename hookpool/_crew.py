@@ -1,7 +1,7 @@
 """The owner's side of one worker: its process, its channel, and what it has been sent.
 
 Owns the descriptors of a worker and closes them.  Takes no decisions: the driver says what is sent
-to whom, and its lock is around every call here that writes.  Never blocks.
+to whom, and its lock is around every call here that writes.  Never blocks, but in `stop_at`.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Worker:
         self.retired = False
         #: Whether its initializer raised.
         self.unfit = False
-        #: Whether the owner killed it, for a task that nobody wants any more.
+        #: Whether the owner killed it, for a task that nobody wants any more or that has had its
+        #: time; which one that was in the latter case, or -1.
         self.killed = False
-        #: The task at which it did so, where that had had its time; -1.
         self.ended_at = -1
 
     def fds(self) -> list[int]:
@@ -91,7 +91,8 @@ class Worker:
     def stop_at(self, task: int) -> bool:
         """Stop it where it is, if it is at this task; whether that is so.
 
-        Between a look and a signal it might go on to the next task, which must not suffer.
+        Between a look and a signal it might go on to the next task, which must not suffer.  For
+        the driver's thread, without the lock: it may take as long as `_STOP_LOOKS` says.
         """
         self._signal(signal.SIGSTOP)
         for _ in range(_STOP_LOOKS):

@@ -331,7 +331,8 @@ class Driver(Reader):
                     self._look_at = again
 
     def _limits_of(self, worker: Worker) -> list[float]:
-        """Those of the calls that a worker holds."""
+        """Those of the calls that a worker holds; those of a span have the same, if they have any,
+        since their group has."""
         works = map(self._first_of, self._scheduler.sent_to(worker.number))
         return [work.limit for work in works if work is not None and work.limit is not None]
 

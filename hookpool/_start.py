@@ -71,7 +71,8 @@ class Start:
         self.reducers = reducers
         #: Where what is large goes; None: into the pickle.
         self._sharing = sharing
-        #: What the last worker had, if it was large: kept for the next ones.
+        #: What the last worker had, if it was large: kept for the next ones, by all that `through`
+        #: has made of this.
         self._latest: deque[Parcel] = deque(maxlen=1)
         #: What the one worker has that this is for.
         self._exchange: Exchange | None = None
@@ -81,6 +82,7 @@ class Start:
 
     def through(self, exchange: Exchange) -> Start:
         """The same, for the worker at the other end."""
+        # Not by `copy`, which would pickle it.
         one = Start.__new__(Start)
         vars(one).update(vars(self), _exchange=exchange)
         return one

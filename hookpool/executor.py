@@ -202,7 +202,8 @@ class HookPoolExecutor(_Calls):
         initargs: its arguments; multiprocessing's locks and queues may be among them.
         max_tasks_per_child: a worker is replaced after so many tasks; None means never.
         on_worker_death: ``"replace"``: the death of a worker fails the task it ran, and only that.
-            ``"break"``: the contract of the standard library, any death breaks the pool.
+            ``"break"``: the contract of the standard library, any death breaks the pool, but of
+            those that the pool ends itself, see `options`.
         idle_timeout: a worker without work for so many seconds ends; None means never.  Workers
             of a ``"fork"`` context stay: others could not be forked without a risk.
         env: environment variables to set in each worker, strings to strings.

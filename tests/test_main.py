@@ -141,6 +141,19 @@ def test_map_goes_on_when_a_line_fails():
     assert "TaskTimedOut" in bad[2]
 
 
+def test_map_binds_what_an_import_statement_would():
+    expression = "lambda s: os.path.basename(s) + os.sep"
+    done = command("map", "-i", "os.path", expression, given="/a/b\n")
+    assert (done.returncode, done.stdout) == (0, f"b{os.sep}\n")
+
+
+@pytest.mark.parametrize("arguments", [("-j", "0"), ("-t", "0"), ("-t", "nan"), ("-i", "no.such")])
+def test_map_says_what_is_wrong_with_its_options(arguments):
+    done = command("map", *arguments, "len", given="a\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+
+
 def test_map_of_nothing_is_nothing():
     done = command("map", "len")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -497,13 +497,15 @@ def test_a_thousand_deaths_in_tasks_do_not_break_the_pool():
     assert desk.scheduler.state is Pool.OPEN
 
 
-def test_workers_that_the_owner_killed_do_not_break_the_pool():
-    """Ctrl-C in a map kills those that have its items, started or just claimed."""
-    desk = Desk(max_workers=1)
+@pytest.mark.parametrize("break_on_death", [False, True])
+@pytest.mark.parametrize("unstarted", [0, 1])
+def test_workers_that_the_owner_killed_do_not_break_the_pool(break_on_death, unstarted):
+    """As Ctrl-C does in a map, items of it started or just claimed, and a limit of time."""
+    desk = Desk(max_workers=1, break_on_death=break_on_death)
     for worker in range(3 * DEATHS):
         desk.submit()
         desk.ready(worker)
-        desk.exit(worker, unstarted=1, killed=True)
+        desk.exit(worker, unstarted=unstarted, killed=True)
 
     assert desk.scheduler.state is Pool.OPEN
 
